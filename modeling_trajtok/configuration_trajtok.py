@@ -1,0 +1,131 @@
+"""Configuration: every decision about a TrajTok model, one field each.
+
+In:   keyword arguments, or a ``config.json``
+Out:  `TrajTokConfig`; the modules below it receive plain numbers
+To:   modeling_trajtok
+"""
+
+import difflib
+from dataclasses import fields
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+
+def reject_misspelt_fields(config: PreTrainedConfig, extra: dict[str, Any]) -> None:
+    """Raise when an unknown keyword looks like one of the configuration's own fields.
+
+    Transformers stores unknown keywords silently, so ``num_trajectorys=64`` would leave the default of 128 in force.
+
+    Raises:
+        ValueError: naming the unknown keyword and the field it resembles.
+    """
+    known = [field.name for field in fields(config)]
+    for name in extra:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if close and not name.startswith("_"):
+            raise ValueError(
+                f"{type(config).__name__} has no field `{name}`, did you mean `{close[0]}`? "
+                f"Rename it, or remove it if it was not meant for this model."
+            )
+
+
+@strict
+class TrajTokConfig(PreTrainedConfig):
+    """Configuration of `TrajTokModel` and `TrajTokSegmenterModel`. The defaults are the sizes of the released models.
+
+    Args:
+        backbone_config: configuration of the DINOv3 ConvNeXt backbone (default: ConvNeXt-small).
+        hidden_size: width D of patch features and trajectory queries; a multiple of 8 and of `num_attention_heads`.
+        num_trajectories: K, the most trajectories that one clip can be cut into.
+        num_attention_heads: heads of the perceivers of the segmenter and of the encoder.
+        num_query_layers: perceiver layers that turn learnt latents into the trajectory queries of a clip.
+        num_encoder_layers: perceiver layers of the trajectory encoder.
+        mlp_ratio: hidden width of the gated MLPs, as a multiple of their width.
+        query_positions: rotary positions of the segmenter's perceiver: "sequence" (one-dimensional, over
+            ``[latents ; patches]``) or "grid" (over time, row and column of each patch).
+        encoder_positions: the same choice for the trajectory encoder.
+        rotary_theta: base of the rotary frequencies.
+        feature_fusion: how the four backbone stages become one feature map.
+        detach_patch_features: stop the gradient from the trajectory queries into the backbone (as the original does).
+        high_res_factor: upsampling factor of the high-resolution masks (1, 2, 4 or 8); None leaves the head out.
+        max_tokens_per_trajectory: L, tokens that the encoder can emit per trajectory; calls may ask for fewer.
+        encoder_queries: what the encoder's queries start from: learnt "latents", the soft "mean" of each trajectory's
+            patch features, or the sum of both. With "mean" the gradient of a task reaches the segmenter.
+        encoder_input_size: width of the features that the encoder reads (default: `hidden_size`); set it when the
+            encoder works on the features of another backbone.
+        encoder_output_size: width of the trajectory tokens (default: the encoder's input width).
+        matching: cost of the Hungarian matching: "soft" (Dice and cross-entropy of the soft masks) or "iou" (IoU of
+            the hard assignment, as in the original).
+        pixel_loss: "cross_entropy" or "focal" (gamma 2, as in the original).
+        dice_pooling: Dice over each clip's trajectories ("clip") or over label m of the whole batch ("batch", as in
+            the original).
+        pixel_loss_weight: weight of the pixel loss in the segmentation loss.
+        dice_loss_weight: weight of the Dice loss in the segmentation loss.
+        frames_per_block: frames that inference keeps in flight at a time; bounds memory, does not change the result.
+        initializer_range: standard deviation of initial weights.
+        layer_norm_eps: epsilon of the perceivers' norms.
+    """
+
+    model_type = "trajtok"
+    sub_configs_defaults: ClassVar = {
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="dinov3_convnext", init_kwargs={"depths": [3, 3, 27, 3]}
+        )
+    }
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    hidden_size: int = 512
+    num_trajectories: int = 128
+    num_attention_heads: int = 8
+    num_query_layers: int = 2
+    num_encoder_layers: int = 2
+    mlp_ratio: int = 4
+    query_positions: Literal["sequence", "grid"] = "sequence"
+    encoder_positions: Literal["sequence", "grid"] = "sequence"
+    rotary_theta: float = 10000.0
+    feature_fusion: Literal["sum", "concat", "last"] = "sum"
+    detach_patch_features: bool = True
+    high_res_factor: int | None = 4
+    max_tokens_per_trajectory: int = 1
+    encoder_queries: Literal["latents", "mean", "latents_and_mean"] = "latents"
+    encoder_input_size: int | None = None
+    encoder_output_size: int | None = None
+    matching: Literal["soft", "iou"] = "soft"
+    pixel_loss: Literal["cross_entropy", "focal"] = "focal"
+    dice_pooling: Literal["clip", "batch"] = "clip"
+    pixel_loss_weight: float = 1.0
+    dice_loss_weight: float = 2.0
+    frames_per_block: int = 4
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+
+    def __post_init__(self, **kwargs):
+        reject_misspelt_fields(self, kwargs)
+        self.encoder_input_size = self.encoder_input_size or self.hidden_size
+        self.encoder_output_size = self.encoder_output_size or self.encoder_input_size
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Check the rules that involve more than one field."""
+        for name in ("hidden_size", "encoder_input_size"):
+            width = getattr(self, name)
+            if width % self.num_attention_heads or (width // self.num_attention_heads) % 4:
+                raise ValueError(
+                    f"TrajTokConfig got {name}={width} with num_attention_heads={self.num_attention_heads}, expected "
+                    f"{name} to be a multiple of 4 * num_attention_heads. Try {name}="
+                    f"{max(1, round(width / (4 * self.num_attention_heads))) * 4 * self.num_attention_heads}."
+                )
+        if self.hidden_size % 8:
+            raise ValueError(f"TrajTokConfig got hidden_size={self.hidden_size}, expected a multiple of 8.")
+        if self.high_res_factor not in (None, 1, 2, 4, 8):
+            raise ValueError(f"TrajTokConfig got high_res_factor={self.high_res_factor}, expected None, 1, 2, 4 or 8.")
+        for name in ("num_trajectories", "max_tokens_per_trajectory", "frames_per_block", "num_query_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TrajTokConfig got {name}={getattr(self, name)}, expected at least 1.")
+
+
+__all__ = ["TrajTokConfig"]

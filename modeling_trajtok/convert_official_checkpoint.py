@@ -1,0 +1,438 @@
+"""Convert the original's checkpoints into Transformers folders, and back.
+
+    python -m modeling_trajtok.convert_official_checkpoint INPUT OUTPUT_DIR
+
+In:   a ``.pth`` file (``{"model": state dict, ...}`` or a bare state dict) or a ``.safetensors`` file of the original
+Out:  a folder for ``from_pretrained``; or, with ``--reverse``, a ``.safetensors`` file for the original's code
+
+The conversion is a table that must balance: every key of the file is used once or ignored for a stated reason, every
+parameter of ours is filled, and all shapes agree. Sizes are inferred from the shapes; two choices leave no trace in
+them and are options: ``--encoder-queries latents_and_mean`` (the original's ``add_mean_traj``) and ``--feature-fusion``.
+"""
+
+import argparse
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .configuration_trajtok import TrajTokConfig
+from .modeling_trajtok import TrajTokModel, TrajTokPreTrainedModel, TrajTokSegmenterModel
+
+NUM_HEADS = 8
+
+
+class CheckpointError(ValueError):
+    """The file is not a checkpoint of the original, or not one that we can account for."""
+
+
+# The original's name -> ours, within one room. `{i}`, `{j}` stand for numbers, `{p}` for weight or bias.
+PERCEIVER = {
+    "norm_ctx.{p}": "context_norm.{p}",
+    "norm_lat.{p}": "latent_norm.{p}",
+    "layers.{i}.0.norm_media.{p}": "layers.{i}.attention.context_norm.{p}",
+    "layers.{i}.0.norm_latents.{p}": "layers.{i}.attention.latent_norm.{p}",
+    "layers.{i}.0.to_q.weight": "layers.{i}.attention.q_proj.weight",
+    "layers.{i}.0.to_out.weight": "layers.{i}.attention.out_proj.weight",
+    "layers.{i}.1.norm.{p}": "layers.{i}.mlp.norm.{p}",
+    "layers.{i}.1.gate.{p}": "layers.{i}.mlp.gate_proj.{p}",
+    "layers.{i}.1.up.{p}": "layers.{i}.mlp.up_proj.{p}",
+    "layers.{i}.1.down.{p}": "layers.{i}.mlp.down_proj.{p}",
+}
+BACKBONE = {
+    "downsample_layers.{i}.{j}.{p}": "stages.{i}.downsample_layers.{j}.{p}",
+    "stages.{i}.{j}.dwconv.{p}": "stages.{i}.layers.{j}.depthwise_conv.{p}",
+    "stages.{i}.{j}.norm.{p}": "stages.{i}.layers.{j}.layer_norm.{p}",
+    "stages.{i}.{j}.pwconv1.{p}": "stages.{i}.layers.{j}.pointwise_conv1.{p}",
+    "stages.{i}.{j}.pwconv2.{p}": "stages.{i}.layers.{j}.pointwise_conv2.{p}",
+    "stages.{i}.{j}.gamma": "stages.{i}.layers.{j}.gamma",
+    "norm.{p}": "layer_norm.{p}",
+}
+
+
+def _below(table: dict[str, str], theirs: str, ours: str) -> dict[str, str]:
+    return {f"{theirs}.{source}": f"{ours}.{target}" for source, target in table.items()}
+
+
+SEGMENTER = {
+    **_below(BACKBONE, "patch_encoder.backbone", "patch_encoder.backbone"),
+    "patch_encoder.proj.{i}.{p}": "patch_encoder.projections.{i}.{p}",
+    "patch_encoder.ln.{p}": "patch_encoder.norm.{p}",
+    "trajectory_perceiver.latents": "latents",
+    **_below(PERCEIVER, "trajectory_perceiver", "perceiver"),
+    "patch_decoder_low_res.{i}.{p}": "patch_head.{i}.{p}",
+    "traj_seg_head_low_res.{i}.{p}": "trajectory_head.{i}.{p}",
+    "patch_decoder_high_res.conv_up.{i}.{p}": "high_res_patch_head.upsample.{i}.{p}",
+    "traj_seg_head_high_res.{i}.{p}": "high_res_trajectory_head.{i}.{p}",
+    "log_scale": "log_scale",
+}
+ENCODER = {
+    "latents": "encoder.latents",
+    **_below(PERCEIVER, "traj_feature_updater", "encoder.perceiver"),
+    "output_projector.{p}": "encoder.output_proj.{p}",
+}
+TOKENIZER = {**_below(SEGMENTER, "segmenter", "segmenter"), **ENCODER}
+
+# Weights in the released segmenter file that no segmenter reads, and why.
+UNUSED_IN_SEGMENTER = {
+    r"text_encoder\..*": "text tower of the pretraining code, never trained with the segmenter",
+    r"(text_proj|vision_proj|itm_head)\..*": "head of the pretraining code",
+    r"temp": "contrastive temperature of the pretraining code",
+}
+
+
+class Layout(NamedTuple):
+    """One kind of file: how it is recognised, what it is called inside, and which model it becomes."""
+
+    name: str
+    marker: str
+    prefix: str
+    table: dict[str, str]
+    model_class: type[TrajTokPreTrainedModel]
+    unused: dict[str, str]
+    segmenter: str
+    encoder: str | None
+
+
+LAYOUTS = (
+    Layout("tokenizer", "traj_feature_updater.norm_ctx.weight", "", TOKENIZER, TrajTokModel, {}, "segmenter.", ""),
+    Layout(
+        "released segmenter",
+        "vision_encoder.trajectory_perceiver.latents",
+        "vision_encoder.",
+        _below(SEGMENTER, "vision_encoder", "segmenter"),
+        TrajTokSegmenterModel,
+        UNUSED_IN_SEGMENTER,
+        "vision_encoder.",
+        None,
+    ),
+    Layout(
+        "segmenter",
+        "trajectory_perceiver.latents",
+        "",
+        {source: f"segmenter.{target}" for source, target in SEGMENTER.items()},
+        TrajTokSegmenterModel,
+        UNUSED_IN_SEGMENTER,
+        "",
+        None,
+    ),
+)
+
+
+def _compile(pattern: str) -> re.Pattern:
+    escaped = re.escape(pattern)
+    for name, expression in (("i", r"\d+"), ("j", r"\d+"), ("p", "weight|bias")):
+        escaped = escaped.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>{expression})")
+    return re.compile(escaped)
+
+
+def _rename(key: str, table: list[tuple[re.Pattern, str]]) -> str | None:
+    for pattern, target in table:
+        if match := pattern.fullmatch(key):
+            return target.format(**match.groupdict())
+    return None
+
+
+def rotary_channel_order(width: int, positions: str) -> Tensor:
+    """Row order that turns the original's query and key weights into ours, (D,).
+
+    The original interleaves the channel pairs of a rotation; we keep the first of every pair, then the second.
+    """
+    head_dim = width // NUM_HEADS
+    pairs = head_dim // 4 if positions == "sequence" else 3 * (head_dim // 12)
+    rotated = torch.arange(2 * pairs).view(pairs, 2).t().flatten()
+    head = torch.cat((rotated, torch.arange(2 * pairs, head_dim)))
+    return (torch.arange(NUM_HEADS).unsqueeze(1) * head_dim + head).flatten()
+
+
+def rotary_frequencies(width: int) -> Tensor:
+    """The ``rotary_emb.freqs`` entry that the original stores next to each "sequence" attention."""
+    half_head = width // NUM_HEADS // 2
+    return 1.0 / (10000.0 ** (torch.arange(0, half_head, 2)[: half_head // 2].float() / half_head))
+
+
+def _layout_of(state: dict[str, Tensor]) -> Layout:
+    for layout in LAYOUTS:
+        if layout.marker in state:
+            return layout
+    raise CheckpointError(
+        f"The file holds none of {[layout.marker for layout in LAYOUTS]}, expected a segmenter or tokenizer of the "
+        f"original; it begins with {sorted(state)[:5]}. Point INPUT at the original's checkpoint."
+    )
+
+
+def infer_config(state: dict[str, Tensor], **overrides) -> TrajTokConfig:
+    """Read the sizes of a model from the shapes of its weights.
+
+    Args:
+        state: the original's state dict.
+        **overrides: fields that leave no trace in the shapes (``encoder_queries``, ``feature_fusion``).
+
+    Raises:
+        CheckpointError: if the file is of no known layout, or a weight that tells a size is missing.
+    """
+    layout = _layout_of(state)
+    segmenter, backbone = layout.segmenter, f"{layout.segmenter}patch_encoder.backbone."
+
+    def count(pattern: str) -> int:
+        found = [int(match[1]) for key in state if (match := re.match(pattern, key))]
+        return max(found, default=-1) + 1
+
+    def shape(key: str) -> torch.Size:
+        if key not in state:
+            raise CheckpointError(f"The {layout.name} file lacks `{key}`, from which a size is read.")
+        return state[key].shape
+
+    num_stages = count(re.escape(backbone) + r"downsample_layers\.(\d+)\.")
+    upsampling = count(re.escape(segmenter) + r"patch_decoder_high_res\.conv_up\.(\d+)\.")
+    perceiver = f"{segmenter}trajectory_perceiver."
+    num_trajectories, width = shape(f"{perceiver}latents")
+    sizes = {
+        "backbone_config": {
+            "model_type": "dinov3_convnext",
+            "depths": [count(re.escape(backbone) + rf"stages\.{stage}\.(\d+)\.") for stage in range(num_stages)],
+            "hidden_sizes": [
+                shape(f"{backbone}downsample_layers.{stage}.{0 if stage == 0 else 1}.weight")[0]
+                for stage in range(num_stages)
+            ],
+        },
+        "hidden_size": width,
+        "num_trajectories": num_trajectories,
+        "num_attention_heads": NUM_HEADS,
+        "num_query_layers": count(re.escape(perceiver) + r"layers\.(\d+)\."),
+        "mlp_ratio": shape(f"{perceiver}layers.0.1.up.weight")[0] // width,
+        "query_positions": "sequence" if f"{perceiver}layers.0.0.norm_media.weight" in state else "grid",
+        # conv_up ends at index 0, 3, 5 or 7 for a factor of 1, 2, 4 or 8.
+        "high_res_factor": {0: None, 1: 1, 4: 2, 6: 4, 8: 8}.get(upsampling),
+        "matching": "iou",
+        "pixel_loss": "focal",
+        "dice_pooling": "batch",
+    }
+    if layout.encoder is not None:
+        encoder = f"{layout.encoder}traj_feature_updater."
+        latents = state.get(f"{layout.encoder}latents")
+        sizes |= {
+            "num_encoder_layers": count(re.escape(encoder) + r"layers\.(\d+)\."),
+            "encoder_positions": "sequence" if f"{encoder}layers.0.0.norm_media.weight" in state else "grid",
+            "encoder_input_size": shape(f"{encoder}norm_ctx.weight")[0],
+            "encoder_output_size": shape(f"{layout.encoder}output_projector.weight")[0],
+            "max_tokens_per_trajectory": 1 if latents is None else latents.shape[1],
+            "encoder_queries": "mean" if latents is None else "latents",
+        }
+    return TrajTokConfig(**(sizes | {name: value for name, value in overrides.items() if value is not None}))
+
+
+def _perceivers(config: TrajTokConfig, layout: Layout) -> list[tuple[str, str, int, int, str]]:
+    """Prefix in the file, prefix in our model, layers, width and positions of each perceiver."""
+    found = [
+        (
+            f"{layout.segmenter}trajectory_perceiver.",
+            "segmenter.perceiver.",
+            config.num_query_layers,
+            config.hidden_size,
+            config.query_positions,
+        )
+    ]
+    if layout.encoder is not None:
+        found.append(
+            (
+                f"{layout.encoder}traj_feature_updater.",
+                "encoder.perceiver.",
+                config.num_encoder_layers,
+                config.encoder_input_size,
+                config.encoder_positions,
+            )
+        )
+    return found
+
+
+def _built_on_meta(model_class: type[TrajTokPreTrainedModel], config: TrajTokConfig) -> TrajTokPreTrainedModel:
+    with torch.device("meta"):
+        return model_class(config)
+
+
+def to_ours(
+    state: dict[str, Tensor], **overrides
+) -> tuple[type[TrajTokPreTrainedModel], TrajTokConfig, dict[str, Tensor], dict[str, str]]:
+    """Convert a state dict of the original.
+
+    Args:
+        state: the original's names and weights (a leading ``module.`` is removed).
+        **overrides: fields that leave no trace in the shapes (``encoder_queries``, ``feature_fusion``).
+
+    Returns:
+        Model class, configuration, our state dict, and the ignored keys with the reason for each.
+
+    Raises:
+        CheckpointError: naming keys that are unknown, missing or of the wrong shape.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    layout = _layout_of(state)
+    config = infer_config(state, **overrides)
+    remaining, converted, ignored = dict(state), {}, {}
+
+    norm_copy = f"{layout.segmenter}patch_encoder.backbone.norms.3."
+    for kind in ("weight", "bias"):
+        copy = remaining.pop(norm_copy + kind, None)
+        norm = remaining.get(f"{layout.segmenter}patch_encoder.backbone.norm.{kind}")
+        if copy is not None and norm is not None and not torch.equal(copy, norm):
+            raise CheckpointError(f"`{norm_copy}{kind}` differs from the backbone's `norm.{kind}`, expected one norm.")
+        if copy is not None:
+            ignored[norm_copy + kind] = "second name of the backbone's `norm`"
+
+    for theirs, ours, num_layers, width, positions in _perceivers(config, layout):
+        order = rotary_channel_order(width, positions)
+        for layer in range(num_layers):
+            attention = f"{theirs}layers.{layer}.0."
+            target = f"{ours}layers.{layer}.attention."
+            query, key_value = remaining.get(f"{attention}to_q.weight"), remaining.get(f"{attention}to_kv.weight")
+            if query is not None and query.shape[0] == width:
+                remaining[f"{attention}to_q.weight"] = query[order]
+            if key_value is not None and key_value.shape[0] == 2 * width:
+                del remaining[f"{attention}to_kv.weight"]
+                converted[f"{target}k_proj.weight"] = key_value[:width][order]
+                converted[f"{target}v_proj.weight"] = key_value[width:].clone()
+            frequencies = remaining.pop(f"{attention}rotary_emb.freqs", None)
+            if frequencies is not None:
+                if not torch.allclose(frequencies.float(), rotary_frequencies(width)):
+                    raise CheckpointError(
+                        f"`{attention}rotary_emb.freqs` are not the standard frequencies (theta 10000), which the "
+                        "model computes itself."
+                    )
+                ignored[f"{attention}rotary_emb.freqs"] = "standard frequencies, computed by the model"
+
+    table = [(_compile(source), target) for source, target in layout.table.items()]
+    unused = {re.compile(pattern): reason for pattern, reason in layout.unused.items()}
+    unknown = []
+    for key, value in remaining.items():
+        if (name := _rename(key, table)) is not None:
+            converted[name] = value
+        elif reason := next((reason for pattern, reason in unused.items() if pattern.fullmatch(key)), None):
+            ignored[key] = reason
+        else:
+            unknown.append(key)
+
+    expected = {name: value.shape for name, value in _built_on_meta(layout.model_class, config).state_dict().items()}
+    problems = [f"unknown key `{key}`" for key in sorted(unknown)]
+    problems += [f"missing: nothing in the file becomes `{name}`" for name in sorted(expected.keys() - converted.keys())]
+    problems += [f"the model has no `{name}`" for name in sorted(converted.keys() - expected.keys())]
+    problems += [
+        f"`{name}` has shape {tuple(converted[name].shape)}, expected {tuple(expected[name])}"
+        for name in sorted(expected.keys() & converted.keys())
+        if converted[name].shape != expected[name]
+    ]
+    if problems:
+        listed = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise CheckpointError(
+            f"The {layout.name} checkpoint does not balance, expected every key to have its place:\n  {listed}\n"
+            "Check that the file is complete and comes from the original's code."
+        )
+    return layout.model_class, config, converted, ignored
+
+
+def to_official(model: TrajTokPreTrainedModel) -> dict[str, Tensor]:
+    """Convert one of our models back into the original's names and layout (the inverse of `to_ours`).
+
+    Segmenters get the released file's ``vision_encoder.`` prefix only where the original has it; load the result into
+    the original's ``SimpleSegmenter`` or ``SegmentTokenizer``.
+    """
+    config, state = model.config, dict(model.state_dict())
+    layout = LAYOUTS[0] if isinstance(model, TrajTokModel) else LAYOUTS[2]
+    official = {}
+    for theirs, ours, num_layers, width, positions in _perceivers(config, layout):
+        inverse = rotary_channel_order(width, positions).argsort()
+        for layer in range(num_layers):
+            source, attention = f"{ours}layers.{layer}.attention.", f"{theirs}layers.{layer}.0."
+            state[f"{source}q_proj.weight"] = state[f"{source}q_proj.weight"][inverse]
+            key, value = state.pop(f"{source}k_proj.weight"), state.pop(f"{source}v_proj.weight")
+            official[f"{attention}to_kv.weight"] = torch.cat((key[inverse], value))
+            if positions == "sequence":
+                official[f"{attention}rotary_emb.freqs"] = rotary_frequencies(width)
+    table = [(_compile(target), source) for source, target in layout.table.items()]
+    for name, value in state.items():
+        official[_rename(name, table)] = value
+    backbone = f"{layout.segmenter}patch_encoder.backbone."
+    for kind in ("weight", "bias"):
+        official[f"{backbone}norms.3.{kind}"] = official[f"{backbone}norm.{kind}"]
+    return official
+
+
+def read_official_file(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a ``.pth`` or ``.safetensors`` file without executing anything that is in it.
+
+    Raises:
+        CheckpointError: if the file is missing, holds more than tensors and plain values, or holds no state dict.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"No file at {path}, expected a .pth or .safetensors checkpoint of the original.")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds pickled objects besides tensors (training checkpoints of the original do), and opening them "
+            "would run code from the file. In the original's environment, where you trust it, write the weights alone: "
+            f'torch.save({{"model": torch.load("{path.name}", weights_only=False)["model"]}}, "weights.pth")'
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint ({error}). Is it complete?") from error
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} holds no state dict, expected tensors by name, bare or under `model`.")
+    return state
+
+
+def convert_file(source: Path, output_dir: Path, report: Callable[[str], object] = print, **overrides) -> None:
+    """Convert a checkpoint file of the original into a Transformers folder with model and video processor."""
+    from .processors import TrajTokVideoProcessor
+
+    model_class, config, state, ignored = to_ours(read_official_file(source), **overrides)
+    model = _built_on_meta(model_class, config)
+    model.load_state_dict(state, strict=True, assign=True)
+    model.save_pretrained(output_dir)
+    TrajTokVideoProcessor().save_pretrained(output_dir)
+    reasons = {}
+    for reason in ignored.values():
+        reasons[reason] = reasons.get(reason, 0) + 1
+    report(f"{source} -> {output_dir}: {model_class.__name__}, {model.num_parameters() / 1e6:.1f} M parameters")
+    for reason, number in reasons.items():
+        report(f"  left out {number} tensors: {reason}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", type=Path, help="checkpoint of the original; with --reverse, a Transformers folder")
+    parser.add_argument("output_dir", type=Path, help="Transformers folder; with --reverse, a .safetensors file")
+    parser.add_argument("--encoder-queries", choices=["latents", "mean", "latents_and_mean"])
+    parser.add_argument("--feature-fusion", choices=["sum", "last"])
+    parser.add_argument("--reverse", action="store_true", help="convert a folder of ours back to the original's names")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.reverse:
+            config = TrajTokConfig.from_pretrained(arguments.input)
+            is_segmenter = (config.architectures or [""])[0] == TrajTokSegmenterModel.__name__
+            model = (TrajTokSegmenterModel if is_segmenter else TrajTokModel).from_pretrained(arguments.input)
+            save_file({name: value.contiguous().clone() for name, value in to_official(model).items()}, arguments.output_dir)
+        else:
+            convert_file(
+                arguments.input,
+                arguments.output_dir,
+                encoder_queries=arguments.encoder_queries,
+                feature_fusion=arguments.feature_fusion,
+            )
+    except CheckpointError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

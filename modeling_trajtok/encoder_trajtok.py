@@ -1,0 +1,97 @@
+"""Trajectory encoder: the patches of each trajectory become one or a few tokens.
+
+In:   patch_features (B, N, D), trajectory_ids per patch (B, N), and for the soft mean the assignment logits (B, N, K)
+Out:  trajectory_embeds (B, K*L, D_out), token_valid (B, K*L)
+From: segmenter_trajtok     To: the models on top
+Official: segmenter.py (``SegmentTokenizer``)
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .perceiver_trajtok import Membership, PatchBlocks, TrajTokPerceiver
+
+
+class TrajTokEncoder(nn.Module):
+    """K*L queries, each reading the patches of its own trajectory."""
+
+    def __init__(self, config):
+        super().__init__()
+        width = config.encoder_input_size
+        self.num_trajectories = config.num_trajectories
+        self.max_tokens = config.max_tokens_per_trajectory
+        self.starts_from_mean = config.encoder_queries != "latents"
+        if config.encoder_queries != "mean":
+            self.latents = nn.Parameter(torch.empty(config.num_trajectories, self.max_tokens, width))
+        else:
+            self.register_parameter("latents", None)
+        self.perceiver = TrajTokPerceiver(
+            config,
+            width=width,
+            num_layers=config.num_encoder_layers,
+            num_heads=config.num_attention_heads,
+            mlp_ratio=config.mlp_ratio,
+            positions=config.encoder_positions,
+            theta=config.rotary_theta,
+            eps=config.layer_norm_eps,
+        )
+        self.output_proj = nn.Linear(width, config.encoder_output_size)
+
+    def forward(
+        self,
+        blocks: PatchBlocks,
+        trajectory_ids: Tensor,
+        assignment_logits: PatchBlocks | None,
+        anchor_index: Tensor,
+        anchor_features: Tensor,
+        tokens_per_trajectory: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode the trajectories of a batch of clips.
+
+        Args:
+            blocks: patch features (B, N, D).
+            trajectory_ids: (B, N) trajectory of each patch, -1 for padding.
+            assignment_logits: (B, N, K) in the same blocks, for the soft mean; None: the mean is over the ids.
+            anchor_index: (B, A) patches that every trajectory reads.
+            anchor_features: (B, A, D) their features.
+            tokens_per_trajectory: L of this call, at most the L that was built.
+
+        Returns:
+            trajectory_embeds (B, K*L, D_out) and token_valid (B, K*L): the trajectory owns at least one patch.
+        """
+        queries = self._queries(blocks, trajectory_ids, assignment_logits, tokens_per_trajectory)
+        batch = blocks.batch_size
+        membership = Membership(
+            patch_trajectory=trajectory_ids.scatter(1, anchor_index, -1),
+            anchor_index=anchor_index,
+            anchor_features=anchor_features,
+            num_trajectories=self.num_trajectories,
+        )
+        tokens = self.output_proj(self.perceiver(queries.expand(batch, -1, -1), blocks, membership))
+
+        present = trajectory_ids.new_zeros(batch, self.num_trajectories + 1, dtype=torch.bool)
+        present = present.scatter(1, trajectory_ids % (self.num_trajectories + 1), True)[:, :-1]
+        return tokens, present.repeat_interleave(tokens_per_trajectory, dim=1)
+
+    def _queries(
+        self, blocks: PatchBlocks, trajectory_ids: Tensor, assignment_logits: PatchBlocks | None, tokens: int
+    ) -> Tensor:
+        """Learnt latents, the mean of each trajectory's features, or their sum: (1 or B, K*L, D)."""
+        latents = None if self.latents is None else self.latents[:, :tokens].flatten(0, 1).unsqueeze(0)
+        if not self.starts_from_mean:
+            return latents
+        if assignment_logits is None:
+            memberships = PatchBlocks.from_features(trajectory_ids, blocks.grid, blocks.frames_per_block)
+            memberships = memberships.map(lambda ids: F.one_hot(ids + 1, self.num_trajectories + 1)[..., 1:])
+        else:
+            memberships = assignment_logits.map(lambda logits: logits.softmax(dim=-1))
+        total, weight = 0.0, 0.0
+        for (_, features, valid), (_, probs, _) in zip(blocks, memberships):
+            probs = probs.to(features.dtype)
+            if valid is not None:
+                probs = probs * valid.unsqueeze(-1)
+            total = total + probs.transpose(1, 2) @ features
+            weight = weight + probs.sum(dim=1)
+        means = (total / (weight + 1e-6).unsqueeze(-1)).repeat_interleave(tokens, dim=1)
+        return means if latents is None else latents + means

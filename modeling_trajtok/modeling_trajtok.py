@@ -1,0 +1,485 @@
+"""TrajTok: pixels in, trajectories and their tokens out.
+
+In:   pixel_values_videos (B, T, 3, H_px, W_px), ImageNet-normalised; or patch_features (B, N, D) with their grid
+Out:  `TrajTokOutput`
+From: processors (video_processing_trajtok)     To: TrajViT2, TrajAdapter, TrajVLM
+Paper: arXiv 2602.22779     Official: segmenter.py
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.models.dinov3_convnext.modeling_dinov3_convnext import DINOv3ConvNextLayer
+from transformers.utils import can_return_tuple
+
+from .configuration_trajtok import TrajTokConfig
+from .encoder_trajtok import TrajTokEncoder
+from .grid_ops import GridSize, expand_frame_mask, resize_ids, resize_patches
+from .losses_trajtok import segmentation_loss
+from .outputs_trajtok import TrajTokOutput
+from .perceiver_trajtok import PatchBlocks
+from .segmenter_trajtok import TrajTokSegmenter
+
+
+class Segmentation(NamedTuple):
+    """What the segmenter finds in a batch of clips; fields as in `TrajTokOutput`."""
+
+    patch_features: Tensor
+    trajectory_queries: Tensor
+    assignment_logits: Tensor
+
+
+class TrajTokPreTrainedModel(PreTrainedModel):
+    """Weights, initialisation and input handling that the TrajTok models share."""
+
+    config: TrajTokConfig
+    config_class = TrajTokConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _no_split_modules = ("DINOv3ConvNextLayer", "TrajTokPerceiverLayer")
+    _keep_in_fp32_modules_strict = ("log_scale",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, TrajTokSegmenter):
+            init.normal_(module.latents, std=self.config.initializer_range)
+            init.constant_(module.log_scale, math.log(16.0))
+        elif isinstance(module, DINOv3ConvNextLayer):
+            init.constant_(module.gamma, self.config.backbone_config.layer_scale_init_value)
+        elif isinstance(module, TrajTokEncoder) and module.latents is not None:
+            init.normal_(module.latents, std=self.config.initializer_range)
+
+    def _frames_per_block(self, batch: int, grid: GridSize) -> int:
+        """Inference bounds its memory by working on blocks of frames; training and tracing see the clip at once."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return grid.t
+        return max(1, self.config.frames_per_block // batch)
+
+    def _blocks(self, features: Tensor, grid: GridSize, valid: Tensor | None = None) -> PatchBlocks:
+        return PatchBlocks.from_features(features, grid, self._frames_per_block(features.shape[0], grid), valid)
+
+    def _encode_patches(self, pixel_values_videos: Tensor, grid: GridSize) -> Tensor:
+        """Clips (B, T, 3, H_px, W_px) -> patch_features (B, N, D), a block of frames at a time."""
+        encoder = self.segmenter.patch_encoder
+        batch, step = pixel_values_videos.shape[0], self._frames_per_block(pixel_values_videos.shape[0], grid)
+        pixels = pixel_values_videos.to(encoder.projections[0].weight.dtype)
+        if step >= grid.t:
+            return encoder(pixels.flatten(0, 1)).reshape(batch, grid.num_patches, -1)
+        features = pixels.new_empty(batch, grid.t, grid.patches_per_frame, self.config.hidden_size)
+        for first in range(0, grid.t, step):
+            block = pixels[:, first : first + step]
+            features[:, first : first + step] = encoder(block.flatten(0, 1)).unflatten(0, block.shape[:2])
+        return features.flatten(1, 2)
+
+    def _segment(self, patch_features: Tensor, grid: GridSize, valid: Tensor | None) -> Segmentation:
+        """Group the patches of clips: features (B, N, D) -> queries (B, K, D) and logits (B, N, K)."""
+        blocks = self._blocks(patch_features, grid, valid)
+        queries = self.segmenter.trajectory_queries(blocks)
+        if blocks.is_whole:
+            logits = self.segmenter.assignment_logits(patch_features, queries)
+        else:
+            logits = torch.empty(
+                *patch_features.shape[:2],
+                self.config.num_trajectories,
+                dtype=torch.float32,
+                device=patch_features.device,
+            )
+            block_logits = blocks.map(lambda features: self.segmenter.assignment_logits(features, queries))
+            first = 0
+            for _, part, _ in block_logits:
+                logits[:, first : first + part.shape[1]] = part
+                first += part.shape[1]
+        return Segmentation(patch_features, queries, logits)
+
+    def _segmentation_losses(
+        self, logits: Tensor, high_res_logits: Tensor | None, labels: Tensor, frame_valid: Tensor | None, grid: GridSize
+    ) -> dict[str, Tensor]:
+        """The parts of the segmentation loss and their weighted sum, at low and (if given) high resolution."""
+        config = self.config
+        if frame_valid is not None:
+            labels = labels.masked_fill(~frame_valid[:, :, None, None], -1)
+        sizes = [(logits, (grid.h, grid.w))]
+        if high_res_logits is not None:
+            factor = config.high_res_factor
+            sizes.append((high_res_logits, (grid.h * factor, grid.w * factor)))
+        pixel, dice = 0.0, 0.0
+        for level_logits, size_hw in sizes:
+            level = segmentation_loss(
+                level_logits,
+                resize_ids(labels, size_hw).flatten(1),
+                matching=config.matching,
+                pixel=config.pixel_loss,
+                dice_pooling=config.dice_pooling,
+            )
+            pixel, dice = pixel + level.pixel, dice + level.dice
+        loss = config.pixel_loss_weight * pixel + config.dice_loss_weight * dice
+        return {"loss": loss, "pixel_loss": pixel, "dice_loss": dice}
+
+    def _check_videos(self, pixel_values_videos: Tensor) -> GridSize:
+        encoder = self.segmenter.patch_encoder
+        if pixel_values_videos.dim() != 5 or pixel_values_videos.shape[2] != 3:
+            raise ValueError(
+                f"{type(self).__name__} got pixel_values_videos of shape {tuple(pixel_values_videos.shape)}, expected "
+                "(clips, frames, 3, height, width). An image is a clip of one frame: unsqueeze it to (1, 1, 3, H, W)."
+            )
+        if not pixel_values_videos.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__} got pixel_values_videos of type {pixel_values_videos.dtype}, expected "
+                "normalised floating-point pixels. Pass raw frames through TrajTokVideoProcessor first."
+            )
+        frames, height, width = (pixel_values_videos.shape[axis] for axis in (1, 3, 4))
+        if frames < 1 or min(height, width) < encoder.min_size_px:
+            raise ValueError(
+                f"{type(self).__name__} got clips of {frames} frames at {height}x{width} pixels, expected at least "
+                f"1 frame of {encoder.min_size_px}x{encoder.min_size_px}. Resize or resample the video."
+            )
+        return encoder.grid_of(pixel_values_videos)
+
+    def _check_frame_valid(self, frame_valid: Tensor | None, batch: int, frames: int) -> Tensor | None:
+        """Return a boolean mask, or None if no frame is padded."""
+        if frame_valid is None:
+            return None
+        frame_valid = frame_valid.bool()
+        if tuple(frame_valid.shape) != (batch, frames):
+            raise ValueError(
+                f"{type(self).__name__} got frame_valid of shape {tuple(frame_valid.shape)}, expected "
+                f"{(batch, frames)} for clips of {frames} frames."
+            )
+        if torch.compiler.is_compiling():
+            return frame_valid
+        if not frame_valid[:, 0].all() or (frame_valid[:, 1:] & ~frame_valid[:, :-1]).any():
+            raise ValueError(
+                f"{type(self).__name__} got a frame_valid whose padding is not at the end of the clip, expected "
+                "valid frames first and at least one per clip. Move the padded frames behind the valid ones."
+            )
+        return None if frame_valid.all() else frame_valid
+
+    def _check_labels(self, labels: Tensor, batch: int, frames: int) -> Tensor:
+        if labels.dim() != 4 or tuple(labels.shape[:2]) != (batch, frames):
+            raise ValueError(
+                f"{type(self).__name__} got trajectory_labels of shape {tuple(labels.shape)}, expected "
+                f"({batch}, {frames}, height, width): one label map for each frame."
+            )
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < -1 or highest >= self.config.num_trajectories:
+            raise ValueError(
+                f"{type(self).__name__} got trajectory_labels from {lowest} to {highest}, expected -1 (ignore) to "
+                f"{self.config.num_trajectories - 1} for num_trajectories={self.config.num_trajectories}. Make them "
+                "consecutive with losses_trajtok.relabel, or build the model with more trajectories."
+            )
+        return labels
+
+
+class TrajTokSegmenterModel(TrajTokPreTrainedModel):
+    """The segmenter alone: which trajectory does each patch belong to? (the model of segmentation pretraining)."""
+
+    def __init__(self, config: TrajTokConfig):
+        super().__init__(config)
+        self.segmenter = TrajTokSegmenter(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: Tensor,
+        frame_valid: Tensor | None = None,
+        trajectory_labels: Tensor | None = None,
+        output_high_res: bool = False,
+        **kwargs,
+    ) -> TrajTokOutput:
+        """Group the patches of clips into trajectories.
+
+        Args:
+            pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised RGB.
+            frame_valid: (B, T), False for padded frames, which stand at the end; None if there are none.
+            trajectory_labels: (B, T, h, w) at any resolution, 0 ... K-1, -1 = ignore: adds the segmentation loss.
+            output_high_res: also compute masks at ``high_res_factor`` times the patch grid (and their loss).
+            **kwargs: accepted for callers that pass the keywords of other models; not used.
+
+        Returns:
+            `TrajTokOutput` without trajectory tokens.
+
+        Raises:
+            ValueError: for inputs of the wrong shape, type or range.
+        """
+        grid = self._check_videos(pixel_values_videos)
+        batch = pixel_values_videos.shape[0]
+        frame_valid = self._check_frame_valid(frame_valid, batch, grid.t)
+        valid = None if frame_valid is None else expand_frame_mask(frame_valid, grid)
+
+        patch_features = self._encode_patches(pixel_values_videos, grid)
+        features, queries, logits = self._segment(patch_features, grid, valid)
+        trajectory_ids = logits.argmax(dim=-1)
+        if valid is not None:
+            trajectory_ids = trajectory_ids.masked_fill(~valid, -1)
+        high_res = self.segmenter.high_res_logits(features, queries, grid) if output_high_res else None
+        losses = {}
+        if trajectory_labels is not None:
+            labels = self._check_labels(trajectory_labels, batch, grid.t)
+            losses = self._segmentation_losses(logits, high_res, labels, frame_valid, grid)
+        return TrajTokOutput(
+            trajectory_ids=trajectory_ids.view(batch, *grid),
+            assignment_logits=logits,
+            assignment_logits_high_res=high_res,
+            patch_features=features,
+            trajectory_queries=queries,
+            **losses,
+        )
+
+
+class TrajTokModel(TrajTokPreTrainedModel):
+    """Segmenter and trajectory encoder: clips become trajectories, trajectories become tokens."""
+
+    def __init__(self, config: TrajTokConfig):
+        super().__init__(config)
+        self.segmenter = TrajTokSegmenter(config)
+        self.encoder = TrajTokEncoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: Tensor | None = None,
+        frame_valid: Tensor | None = None,
+        patch_features: Tensor | None = None,
+        patch_grid: tuple[int, int, int] | None = None,
+        trajectory_ids: Tensor | None = None,
+        trajectory_labels: Tensor | None = None,
+        tokens_per_trajectory: int | None = None,
+        output_high_res: bool = False,
+        **kwargs,
+    ) -> TrajTokOutput:
+        """Turn clips into trajectory tokens.
+
+        Pixels alone: segment and encode the model's own patch features. Pixels with ``patch_features``: segment the
+        pixels, encode the given features (of another backbone, on any grid with as many frames). ``patch_features``
+        alone: segment and encode them. With ``trajectory_ids`` nothing is segmented.
+
+        Args:
+            pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised RGB.
+            frame_valid: (B, T), False for padded frames, which stand at the end; None if there are none.
+            patch_features: (B, N, D) features to encode.
+            patch_grid: (T, H, W) of ``patch_features``.
+            trajectory_ids: (B, T, h, w) at any resolution, 0 ... K-1, -1 = no trajectory: somebody else's grouping.
+            trajectory_labels: (B, T, h, w) at any resolution, 0 ... K-1, -1 = ignore: adds the segmentation loss.
+            tokens_per_trajectory: L of this call (default: all that were built).
+            output_high_res: also compute masks at ``high_res_factor`` times the patch grid (and their loss).
+            **kwargs: accepted for callers that pass the keywords of other models; not used.
+
+        Returns:
+            `TrajTokOutput`.
+
+        Raises:
+            ValueError: for missing or contradicting inputs, or inputs of the wrong shape, type or range.
+        """
+        tokens = self._check_tokens(tokens_per_trajectory)
+        grid, encoder_grid = self._check_inputs(pixel_values_videos, patch_features, patch_grid)
+        batch = (pixel_values_videos if pixel_values_videos is not None else patch_features).shape[0]
+        frame_valid = self._check_frame_valid(frame_valid, batch, encoder_grid.t)
+        valid = None if frame_valid is None else expand_frame_mask(frame_valid, grid)
+        encoder_valid = None if frame_valid is None else expand_frame_mask(frame_valid, encoder_grid)
+
+        features = queries = logits = high_res = encoder_logits = None
+        if pixel_values_videos is not None and (patch_features is None or trajectory_ids is None):
+            features = self._encode_patches(pixel_values_videos, grid)
+        else:
+            features = patch_features
+        encoder_features = features if patch_features is None else patch_features
+        if trajectory_ids is None:
+            features, queries, logits = self._segment(features, grid, valid)
+            encoder_logits = resize_patches(logits, grid, (encoder_grid.h, encoder_grid.w))
+            ids = encoder_logits.argmax(dim=-1)
+            map_ids = (ids if encoder_grid == grid else logits.argmax(dim=-1)).view(batch, *grid)
+        else:
+            map_ids = self._check_ids(trajectory_ids, batch, encoder_grid)
+            ids = map_ids.flatten(1)
+        if encoder_valid is not None:
+            ids = ids.masked_fill(~encoder_valid, -1)
+            map_ids = map_ids.masked_fill(~frame_valid[:, :, None, None], -1)
+
+        blocks = self._blocks(encoder_features, encoder_grid, encoder_valid)
+        logit_blocks = None if encoder_logits is None else self._blocks(encoder_logits, encoder_grid)
+        embeds, token_valid = self._encode_trajectories(blocks, ids, logit_blocks, frame_valid, tokens)
+
+        if output_high_res and queries is not None:
+            high_res = self.segmenter.high_res_logits(features, queries, grid)
+        losses = {}
+        if trajectory_labels is not None:
+            if logits is None:
+                raise ValueError(
+                    "TrajTokModel got trajectory_labels together with trajectory_ids, expected one of them: nothing "
+                    "is segmented when the trajectories are given, so there is nothing to compare with the labels."
+                )
+            labels = self._check_labels(trajectory_labels, batch, grid.t)
+            losses = self._segmentation_losses(logits, high_res, labels, frame_valid, grid)
+        return TrajTokOutput(
+            trajectory_embeds=embeds,
+            token_valid=token_valid,
+            trajectory_ids=map_ids,
+            assignment_logits=logits,
+            assignment_logits_high_res=high_res,
+            patch_features=features,
+            trajectory_queries=queries,
+            **losses,
+        )
+
+    @torch.no_grad()
+    def tokenize_long_video(
+        self,
+        read_frames: Callable[[int, int], Tensor],
+        num_frames: int,
+        feature_cache: Literal["recompute", "half"] = "recompute",
+        tokens_per_trajectory: int | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> TrajTokOutput:
+        """Tokenize one video of any length, `config.frames_per_block` frames in memory at a time.
+
+        The result is that of `forward`: every softmax over patches is taken block by block. The video is read once
+        for each perceiver layer, and its features are computed anew each time ("recompute": memory does not grow with
+        the video) or kept in bfloat16 ("half": one backbone pass, 2*D bytes per patch, features rounded).
+
+        Args:
+            read_frames: ``read_frames(first, last)`` -> normalised pixels (1, last - first, 3, H_px, W_px).
+            num_frames: T.
+            feature_cache: "recompute" or "half".
+            tokens_per_trajectory: L of this call (default: all that were built).
+            progress: called with the number of frames after each block is read, e.g. the ``update`` of a tqdm bar
+                over ``num_frames * model.passes_over_long_video(feature_cache)``.
+
+        Returns:
+            `TrajTokOutput` with tokens, ids and queries; without patch features and logits, which would grow with T.
+        """
+        tokens = self._check_tokens(tokens_per_trajectory)
+        first_frame = read_frames(0, 1)
+        grid = self._check_videos(first_frame)._replace(t=num_frames)
+        encoder = self.segmenter.patch_encoder
+        dtype = encoder.projections[0].weight.dtype
+        per_frame = grid.patches_per_frame
+
+        def read(first: int, last: int) -> Tensor:
+            features = encoder(read_frames(first, last).to(dtype).flatten(0, 1)).flatten(0, 1).unsqueeze(0)
+            if progress is not None:
+                progress(last - first)
+            return features
+
+        blocks = PatchBlocks(read, 1, grid, self.config.frames_per_block)
+        if feature_cache == "half":
+            stored = torch.empty(
+                1, grid.num_patches, self.config.hidden_size, dtype=torch.bfloat16, device=first_frame.device
+            )
+            for first, features, _ in blocks:
+                stored[:, first * per_frame : first * per_frame + features.shape[1]] = features
+            blocks = PatchBlocks.from_features(stored, grid, self.config.frames_per_block).map(lambda x: x.to(dtype))
+        queries = self.segmenter.trajectory_queries(blocks)
+        logits = blocks.map(lambda features: self.segmenter.assignment_logits(features, queries))
+        ids = torch.cat([part.argmax(dim=-1) for _, part, _ in logits], dim=1)
+        embeds, token_valid = self._encode_trajectories(blocks, ids, logits, None, tokens)
+        return TrajTokOutput(
+            trajectory_embeds=embeds,
+            token_valid=token_valid,
+            trajectory_ids=ids.view(1, *grid),
+            trajectory_queries=queries,
+        )
+
+    def passes_over_long_video(self, feature_cache: Literal["recompute", "half"] = "recompute") -> int:
+        """How often `tokenize_long_video` reads the video (the last frame is read once more)."""
+        if feature_cache == "half":
+            return 1
+        mean_passes = 2 if self.encoder.starts_from_mean else 0
+        return self.config.num_query_layers + 1 + mean_passes + self.config.num_encoder_layers
+
+    def _encode_trajectories(
+        self, blocks: PatchBlocks, ids: Tensor, logits: PatchBlocks | None, frame_valid: Tensor | None, tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        """Run the encoder. Official parity (``make_query_mask``): the last two patches of a clip are visible to every
+        trajectory, so that an empty one has something to read.
+        """
+        grid = blocks.grid
+        num_anchors = min(2, grid.num_patches)
+        if frame_valid is None:
+            num_frames = 1 if grid.patches_per_frame >= num_anchors else num_anchors
+            anchor_features = blocks.read(grid.t - num_frames, grid.t)[:, -num_anchors:]
+            end = torch.full((blocks.batch_size, 1), grid.num_patches, device=ids.device)
+        else:
+            end = frame_valid.sum(dim=1, keepdim=True) * grid.patches_per_frame
+        anchor_index = (end - torch.arange(num_anchors, 0, -1, device=ids.device)).clamp(min=0)
+        if frame_valid is not None:
+            features = blocks.whole()
+            anchor_features = features.gather(1, anchor_index.unsqueeze(2).expand(-1, -1, features.shape[2]))
+        return self.encoder(blocks, ids, logits, anchor_index, anchor_features, tokens)
+
+    def _check_tokens(self, tokens_per_trajectory: int | None) -> int:
+        most = self.config.max_tokens_per_trajectory
+        tokens = most if tokens_per_trajectory is None else tokens_per_trajectory
+        if not 1 <= tokens <= most:
+            raise ValueError(
+                f"TrajTokModel got tokens_per_trajectory={tokens}, expected 1 to {most}. Build the model with a larger "
+                "max_tokens_per_trajectory to emit more."
+            )
+        return tokens
+
+    def _check_inputs(
+        self, pixel_values_videos: Tensor | None, patch_features: Tensor | None, patch_grid: tuple[int, int, int] | None
+    ) -> tuple[GridSize, GridSize]:
+        """Return the grid on which patches are grouped and the grid on which they are encoded."""
+        if pixel_values_videos is None and patch_features is None:
+            raise ValueError("TrajTokModel got no input, expected pixel_values_videos or patch_features.")
+        grid = None if pixel_values_videos is None else self._check_videos(pixel_values_videos)
+        width = self.config.encoder_input_size
+        if patch_features is None:
+            if width != self.config.hidden_size:
+                raise ValueError(
+                    f"TrajTokModel got no patch_features, expected features of width {width}: its encoder was built "
+                    f"for another backbone (encoder_input_size={width}, hidden_size={self.config.hidden_size})."
+                )
+            return grid, grid
+        if patch_grid is None:
+            raise ValueError("TrajTokModel got patch_features without patch_grid, expected their (T, H, W).")
+        encoder_grid = GridSize(*patch_grid)
+        expected = (patch_features.shape[0], encoder_grid.num_patches, width)
+        if tuple(patch_features.shape) != expected:
+            raise ValueError(
+                f"TrajTokModel got patch_features of shape {tuple(patch_features.shape)}, expected {expected} for "
+                f"patch_grid={tuple(encoder_grid)} and encoder_input_size={width}."
+            )
+        if grid is None:
+            return encoder_grid, encoder_grid
+        if grid.t != encoder_grid.t or pixel_values_videos.shape[0] != patch_features.shape[0]:
+            raise ValueError(
+                f"TrajTokModel got {pixel_values_videos.shape[0]} clips of {grid.t} frames with patch_features of "
+                f"{patch_features.shape[0]} clips of {encoder_grid.t} frames, expected the same of both. Repeat or "
+                "pool the features over time so that each frame has its own."
+            )
+        return grid, encoder_grid
+
+    def _check_ids(self, trajectory_ids: Tensor, batch: int, grid: GridSize) -> Tensor:
+        """Return the given ids on the encoder's grid: (B, T, H, W)."""
+        if trajectory_ids.dim() != 4 or tuple(trajectory_ids.shape[:2]) != (batch, grid.t):
+            raise ValueError(
+                f"TrajTokModel got trajectory_ids of shape {tuple(trajectory_ids.shape)}, expected "
+                f"({batch}, {grid.t}, height, width): one id map for each frame."
+            )
+        ids = resize_ids(trajectory_ids, (grid.h, grid.w)).long()
+        if not torch.compiler.is_compiling() and (int(ids.min()) < -1 or int(ids.max()) >= self.config.num_trajectories):
+            raise ValueError(
+                f"TrajTokModel got trajectory_ids from {int(ids.min())} to {int(ids.max())}, expected -1 (none) to "
+                f"{self.config.num_trajectories - 1} for num_trajectories={self.config.num_trajectories}. Make them "
+                "consecutive with losses_trajtok.relabel, or build the model with more trajectories."
+            )
+        return ids
+
+
+__all__ = ["TrajTokModel", "TrajTokPreTrainedModel", "TrajTokSegmenterModel"]
