@@ -6,6 +6,7 @@ To:   modeling_trajtok
 """
 
 import difflib
+import math
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -61,10 +62,12 @@ class TrajTokConfig(PreTrainedConfig):
         matching: cost of the Hungarian matching: "soft" (Dice and cross-entropy of the soft masks) or "iou" (IoU of
             the hard assignment, as in the original).
         pixel_loss: "cross_entropy" or "focal" (gamma 2, as in the original).
-        dice_pooling: Dice over each clip's trajectories ("clip") or over label m of the whole batch ("batch", as in
-            the original).
+        loss_pooling: losses are means within each clip, then over clips ("clip"; the same for any way of splitting a
+            batch), or over the whole batch, with label m of all clips as one mask ("batch", as in the original).
         pixel_loss_weight: weight of the pixel loss in the segmentation loss.
         dice_loss_weight: weight of the Dice loss in the segmentation loss.
+        initial_logit_scale: factor on the cosine of patch and trajectory at initialisation, 1 to 20 (the original starts
+            at 3.8, too flat for many trajectories to separate when training from scratch).
         frames_per_block: frames that inference keeps in flight at a time; bounds memory, does not change the result.
         initializer_range: standard deviation of initial weights.
         layer_norm_eps: epsilon of the perceivers' norms.
@@ -96,9 +99,10 @@ class TrajTokConfig(PreTrainedConfig):
     encoder_output_size: int | None = None
     matching: Literal["soft", "iou"] = "soft"
     pixel_loss: Literal["cross_entropy", "focal"] = "focal"
-    dice_pooling: Literal["clip", "batch"] = "clip"
+    loss_pooling: Literal["clip", "batch"] = "clip"
     pixel_loss_weight: float = 1.0
     dice_loss_weight: float = 2.0
+    initial_logit_scale: float = 1.0 + math.log(17.0)
     frames_per_block: int = 4
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-6
@@ -123,6 +127,10 @@ class TrajTokConfig(PreTrainedConfig):
             raise ValueError(f"TrajTokConfig got hidden_size={self.hidden_size}, expected a multiple of 8.")
         if self.high_res_factor not in (None, 1, 2, 4, 8):
             raise ValueError(f"TrajTokConfig got high_res_factor={self.high_res_factor}, expected None, 1, 2, 4 or 8.")
+        if not 1 < self.initial_logit_scale <= 20:
+            raise ValueError(
+                f"TrajTokConfig got initial_logit_scale={self.initial_logit_scale}, expected more than 1, at most 20."
+            )
         for name in ("num_trajectories", "max_tokens_per_trajectory", "frames_per_block", "num_query_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrajTokConfig got {name}={getattr(self, name)}, expected at least 1.")

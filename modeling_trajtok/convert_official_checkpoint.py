@@ -212,7 +212,7 @@ def infer_config(state: dict[str, Tensor], **overrides) -> TrajTokConfig:
         "high_res_factor": {0: None, 1: 1, 4: 2, 6: 4, 8: 8}.get(upsampling),
         "matching": "iou",
         "pixel_loss": "focal",
-        "dice_pooling": "batch",
+        "loss_pooling": "batch",
     }
     if layout.encoder is not None:
         encoder = f"{layout.encoder}traj_feature_updater."

@@ -11,8 +11,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from transformers.utils import is_scipy_available, requires_backends
+
+if is_scipy_available():
+    from scipy.optimize import linear_sum_assignment
 
 IGNORE = -1
 
@@ -45,6 +48,7 @@ def match_labels(
     Returns:
         (B, K): entry m is the trajectory matched to label m; a permutation of 0 ... K-1.
     """
+    requires_backends(match_labels, "scipy")
     num_trajectories = logits.shape[-1]
     logits = logits.float()
     masks = label_masks(labels, num_trajectories)
@@ -72,19 +76,22 @@ def align_logits(logits: Tensor, matching: Tensor) -> Tensor:
     return logits.gather(2, matching.unsqueeze(1).expand_as(logits))
 
 
-def pixel_loss(aligned_logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
-    """Focal loss, mean over the labelled patches of the batch; ``gamma=0`` is cross-entropy.
+def pixel_loss(
+    aligned_logits: Tensor, labels: Tensor, pooling: Literal["clip", "batch"] = "clip", gamma: float = 2.0
+) -> Tensor:
+    """Focal loss over the labelled patches; ``gamma=0`` is cross-entropy.
 
     Args:
         aligned_logits: (B, N, K), column m stands for label m.
         labels: (B, N), -1 = ignore.
+        pooling: "clip": mean over each clip, then over clips. "batch": mean over all patches, as in the original.
         gamma: focusing parameter.
     """
     labelled = labels != IGNORE
     log_prob = aligned_logits.float().log_softmax(dim=-1)
     log_prob = log_prob.gather(2, labels.clamp(min=0).unsqueeze(2)).squeeze(2)
     loss = -((1.0 - log_prob.exp()) ** gamma) * log_prob if gamma else -log_prob
-    return (loss * labelled).sum() / labelled.sum().clamp(min=1)
+    return _pooled_mean(loss, labelled, pooling)
 
 
 def dice_loss(
@@ -95,17 +102,25 @@ def dice_loss(
     Args:
         aligned_logits: (B, N, K), column m stands for label m.
         labels: (B, N), -1 = ignore.
-        pooling: "clip": one Dice per label and clip. "batch": label m of all clips is one mask, as in the original.
+        pooling: "clip": mean over each clip's labels, then over clips. "batch": label m of all clips is one mask, as in
+            the original.
         eps: added to both sides of the fraction.
     """
     masks = label_masks(labels, aligned_logits.shape[-1])
     probs = aligned_logits.float().softmax(dim=-1) * (labels != IGNORE).unsqueeze(-1)
-    axes = (1,) if pooling == "clip" else (0, 1)
-    area = masks.sum(dim=axes)
-    overlap = (probs * masks).sum(dim=axes)
-    dice = (2 * overlap + eps) / (probs.sum(dim=axes) + area + eps)
-    present = area > 0
-    return ((1.0 - dice) * present).sum() / present.sum().clamp(min=1)
+    area, covered, overlap = masks.sum(dim=1), probs.sum(dim=1), (probs * masks).sum(dim=1)  # (B, K)
+    if pooling == "batch":
+        area, covered, overlap = (part.sum(dim=0, keepdim=True) for part in (area, covered, overlap))
+    return _pooled_mean(1.0 - (2 * overlap + eps) / (covered + area + eps), area > 0, pooling)
+
+
+def _pooled_mean(values: Tensor, counted: Tensor, pooling: Literal["clip", "batch"]) -> Tensor:
+    """Mean of the counted values (B, n), over all of them or first within each clip; 0 if none is counted."""
+    if pooling == "batch":
+        values, counted = values.reshape(1, -1), counted.reshape(1, -1)
+    number = counted.sum(dim=1)
+    means = (values * counted).sum(dim=1) / number.clamp(min=1)
+    return means.sum() / (number > 0).sum().clamp(min=1)
 
 
 def segmentation_loss(
@@ -114,13 +129,13 @@ def segmentation_loss(
     *,
     matching: Literal["soft", "iou"],
     pixel: Literal["cross_entropy", "focal"],
-    dice_pooling: Literal["clip", "batch"],
+    pooling: Literal["clip", "batch"],
 ) -> SegmentationLoss:
     """Match, align and compare: logits (B, N, K) against labels (B, N), -1 = ignore."""
     aligned = align_logits(logits, match_labels(logits, labels, matching))
     return SegmentationLoss(
-        pixel=pixel_loss(aligned, labels, gamma=2.0 if pixel == "focal" else 0.0),
-        dice=dice_loss(aligned, labels, dice_pooling),
+        pixel=pixel_loss(aligned, labels, pooling, gamma=2.0 if pixel == "focal" else 0.0),
+        dice=dice_loss(aligned, labels, pooling),
     )
 
 

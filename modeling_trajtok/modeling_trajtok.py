@@ -56,7 +56,8 @@ class TrajTokPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, TrajTokSegmenter):
             init.normal_(module.latents, std=self.config.initializer_range)
-            init.constant_(module.log_scale, math.log(16.0))
+            # The inverse of the softplus through which the scale is read.
+            init.constant_(module.log_scale, math.log(math.expm1(self.config.initial_logit_scale - 1.0)))
         elif isinstance(module, DINOv3ConvNextLayer):
             init.constant_(module.gamma, self.config.backbone_config.layer_scale_init_value)
         elif isinstance(module, TrajTokEncoder) and module.latents is not None:
@@ -122,7 +123,7 @@ class TrajTokPreTrainedModel(PreTrainedModel):
                 resize_ids(labels, size_hw).flatten(1),
                 matching=config.matching,
                 pixel=config.pixel_loss,
-                dice_pooling=config.dice_pooling,
+                pooling=config.loss_pooling,
             )
             pixel, dice = pixel + level.pixel, dice + level.dice
         loss = config.pixel_loss_weight * pixel + config.dice_loss_weight * dice

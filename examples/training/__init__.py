@@ -1,0 +1,1 @@
+"""What training scripts share: recipes, cached clips, training views."""

@@ -1,0 +1,36 @@
+"""Moving-object worlds: a generator of small videos whose ground truth is known exactly.
+
+In: a seed and an index. Out: frames, trajectory ids per pixel, attributes, captions, questions.
+
+The rooms, in the order in which a world passes through them:
+    world.py     what a world is: WorldConfig, World, WorldObject
+    shapes.py    outlines as signed distance fields
+    textures.py  colours, materials, backgrounds, photographs
+    motion.py    camera paths and object paths
+    render.py    pixels and trajectory ids (render_world)
+    language.py  captions and questions
+    dataset.py   the streaming Hugging Face data set (worlds_dataset)
+"""
+
+from .dataset import worlds_dataset
+from .motion import CAMERA_MOTIONS, OBJECT_MOTIONS
+from .render import render_world
+from .shapes import SHAPES
+from .textures import BACKGROUNDS, COLOURS, MATERIALS, PHOTOGRAPHS
+from .world import DIFFICULTIES, World, WorldConfig, WorldObject
+
+__all__ = [
+    "BACKGROUNDS",
+    "CAMERA_MOTIONS",
+    "COLOURS",
+    "DIFFICULTIES",
+    "MATERIALS",
+    "OBJECT_MOTIONS",
+    "PHOTOGRAPHS",
+    "SHAPES",
+    "World",
+    "WorldConfig",
+    "WorldObject",
+    "render_world",
+    "worlds_dataset",
+]

@@ -1,0 +1,179 @@
+"""What can be said and asked about a world.
+
+In:  its objects, its camera, its events.
+Out: captions (sentences) and questions with multiple-choice answers.
+Every statement follows from ground truth; a question is only asked when exactly one of its choices is right.
+"""
+
+import numpy as np
+
+from .motion import DIRECTIONS, TRANSLATIONS
+from .shapes import SHAPES
+from .textures import COLOURS
+from .world import WorldObject
+
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_BACKGROUND_PHRASES = {
+    "gradient": "a smooth gradient",
+    "clouds": "a cloudy texture",
+    "stripes": "a striped background",
+    "checkerboard": "a checkerboard",
+    "mosaic": "a mosaic",
+    "photograph": "a photograph",
+}
+_SECOND_PHRASES = {
+    "spins clockwise": "spinning clockwise",
+    "spins counter-clockwise": "spinning counter-clockwise",
+    "grows": "growing",
+    "shrinks": "shrinking",
+}
+
+
+def describe_events(objects: list[WorldObject]) -> list[dict]:
+    """Entering, leaving and late starts in order of time: {"frame", "object_id", "event"}.
+
+    The frame of "enters" is the first in which the object is seen, that of "leaves" the first in which it is gone.
+    """
+    events = []
+    for one in objects:
+        seen = np.flatnonzero(one.visible_fraction)
+        if one.enters_frame:
+            events.append({"frame": int(seen[0]), "object_id": one.id, "event": "enters"})
+        elif one.start_frame is not None and one.start_frame > max(1, len(one.visible_fraction) / 5):
+            events.append({"frame": one.start_frame, "object_id": one.id, "event": "starts to move"})
+        if one.leaves_frame:
+            events.append({"frame": int(seen[-1]) + 1, "object_id": one.id, "event": "leaves"})
+    return sorted(events, key=lambda event: (event["frame"], event["object_id"]))
+
+
+def make_captions(objects: list[WorldObject], camera: str, background: str, events: list[dict]) -> list[str]:
+    """Captions of growing length; the last names every object with its material and motion."""
+    if not objects:
+        return [f"An empty scene over {_BACKGROUND_PHRASES[background]}."]
+    count = f"{_number(len(objects))} object{'s' if len(objects) != 1 else ''}"
+    names = _join([_with_article(one.name) for one in objects])
+    motions = _join([f"{_with_article(one.name)} {_motion_phrase(one)}" for one in objects])
+    full = _join([f"{_with_article(f'{one.material} {one.name}')} {_motion_phrase(one)}" for one in objects])
+    largest = max(objects, key=lambda one: one.size * max(one.visible_fraction))
+    camera_sentence = "The camera is static." if camera == "static" else f"The camera {camera}."
+    captions = [
+        f"{_capital(_with_article(largest.name))} {_motion_phrase(largest)}.",
+        f"{_capital(count)} over {_BACKGROUND_PHRASES[background]}.",
+        f"{_capital(count)}: {names}.",
+        f"{_capital(motions)}.",
+    ]
+    by_id = {one.id: one for one in objects}
+    if events:
+        happened = _join([f"the {by_id[event['object_id']].name} {event['event']}" for event in events], ", then ")
+        captions.append(f"{_capital(happened)}.")
+    captions.append(f"{_capital(count)} over {_BACKGROUND_PHRASES[background]}: {full}. {camera_sentence}")
+    return captions
+
+
+def make_questions(
+    rng: np.random.Generator, objects: list[WorldObject], events: list[dict], num_frames: int
+) -> list[dict]:
+    """Questions of type count, colour, shape, direction, order_of_events and occlusion, as far as the world allows."""
+    questions = _count_questions(rng, objects)
+    shapes, colours = [one.shape for one in objects], [one.colour for one in objects]
+    for one in objects:
+        if shapes.count(one.shape) == 1:
+            choices = _choices(rng, one.colour, COLOURS)
+            questions.append(_question("colour", f"What colour is the {one.shape}?", one.colour, choices))
+        if colours.count(one.colour) == 1:
+            choices = _choices(rng, one.shape, SHAPES)
+            questions.append(_question("shape", f"What shape is the {one.colour} object?", one.shape, choices))
+        if one.motion in TRANSLATIONS:
+            direction = one.motion.removeprefix("moves ")
+            asked = f"In which direction does the {one.name} move?"
+            questions.append(_question("direction", asked, direction, list(DIRECTIONS)))
+    questions += _order_questions(rng, objects, events, gap=max(1, num_frames // 4))
+    return questions + _occlusion_questions(rng, objects)
+
+
+def _count_questions(rng, objects) -> list[dict]:
+    direction = list(DIRECTIONS)[rng.integers(4)]
+    moving = sum(one.motion == f"moves {direction}" for one in objects)
+    questions = []
+    asked = {"How many different objects are seen?": len(objects), f"How many objects move {direction}?": moving}
+    for question, count in asked.items():
+        lowest = max(0, count - int(rng.integers(4)))
+        choices = [str(number) for number in range(lowest, lowest + 4)]
+        questions.append(_question("count", question, str(count), choices))
+    return questions
+
+
+def _order_questions(rng, objects, events, gap: int) -> list[dict]:
+    """Ask which of two events of different objects came first when at least `gap` frames lie between them."""
+    names = {one.id: one.name for one in objects}
+    questions = []
+    for position, first in enumerate(events):
+        for second in events[position + 1 :]:
+            if first["object_id"] == second["object_id"] or second["frame"] - first["frame"] < gap:
+                continue
+            choices = [f"the {names[event['object_id']]} {event['event']}" for event in (first, second)]
+            answer = choices[0]
+            if rng.random() < 0.5:
+                choices.reverse()
+            asked = f"What happens first: {choices[0]}, or {choices[1]}?"
+            questions.append(_question("order_of_events", asked, answer, choices))
+    return questions
+
+
+def _occlusion_questions(rng, objects) -> list[dict]:
+    names = {one.id: one.name for one in objects}
+    questions = []
+    for one in objects:
+        clear = all(share > 0.97 or share == 0 for share in one.visible_fraction)
+        if one.occluded_by or clear:
+            asked = f"Is the {one.name} partly hidden by another object at some time?"
+            questions.append(_question("occlusion", asked, "yes" if one.occluded_by else "no", ["yes", "no"]))
+        behind = [f"the {name}" for number, name in names.items() if number > one.id]
+        if len(one.occluded_by) == 1 and behind:
+            answer = f"the {names[one.occluded_by[0]]}"
+            choices = _choices(rng, answer, behind)
+            questions.append(_question("occlusion", f"What hides a part of the {one.name}?", answer, choices))
+    return questions
+
+
+def _question(kind: str, question: str, answer: str, choices: list[str]) -> dict:
+    return {"type": kind, "question": question, "answer": answer, "choices": choices}
+
+
+def _choices(rng: np.random.Generator, answer: str, wrong, count: int = 4) -> list[str]:
+    """The answer among up to `count - 1` wrong ones, shuffled."""
+    wrong = [other for other in wrong if other != answer]
+    picked = [wrong[position] for position in rng.permutation(len(wrong))[: count - 1]]
+    choices = [answer, *picked]
+    return [choices[position] for position in rng.permutation(len(choices))]
+
+
+def _motion_phrase(one: WorldObject) -> str:
+    phrase = one.motion
+    if one.second_motion:
+        phrase += f" while {_SECOND_PHRASES[one.second_motion]}"
+    if one.enters_frame and one.leaves_frame:
+        return f"{phrase}, entering and leaving the picture"
+    if one.enters_frame:
+        return f"{phrase}, entering the picture"
+    if one.leaves_frame:
+        return f"{phrase}, leaving the picture"
+    return phrase
+
+
+def _join(parts: list[str], separator: str | None = None) -> str:
+    if separator is not None or len(parts) < 2:
+        return (separator or "").join(parts)
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _number(count: int) -> str:
+    return _NUMBERS[count] if count < len(_NUMBERS) else str(count)
+
+
+def _with_article(phrase: str) -> str:
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]

@@ -1,0 +1,51 @@
+"""Tokenizer reference: the model a video processor borrows to emit trajectory tokens.
+
+In:   a loaded TrajTokModel, or the name or path it is loaded from when first used
+Out:  trajectory_embeds, token_valid, trajectory_ids for a batch of pixels
+From: the user     To: video_processing_trajtok, whose saved form holds the name only, never weights
+"""
+
+import os
+
+import torch
+from transformers import AutoModel, PreTrainedModel
+
+
+class TokenizerReference:
+    """Holds a tokenizer model or where to find it; copies of a processor share one model."""
+
+    def __init__(self, tokenizer: "PreTrainedModel | str | os.PathLike"):
+        self._model = tokenizer if isinstance(tokenizer, PreTrainedModel) else None
+        if self._model is None and not isinstance(tokenizer, (str, os.PathLike)):
+            raise ValueError(
+                "trajectory_tokenizer must be a loaded model or the name or path of one, "
+                f"got {type(tokenizer).__name__}."
+            )
+        self.name_or_path = tokenizer.name_or_path if self._model is not None else os.fspath(tokenizer)
+
+    def __deepcopy__(self, memo: dict) -> "TokenizerReference":
+        return self
+
+    def load(self) -> PreTrainedModel:
+        """The model, loaded on first use."""
+        if self._model is None:
+            self._model = AutoModel.from_pretrained(self.name_or_path).eval()
+        return self._model
+
+    @torch.no_grad()
+    def tokenize(self, pixel_values_videos: torch.Tensor, frame_valid: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the model where and in the precision it is.
+
+        Args:
+            pixel_values_videos: (B, T, 3, H_px, W_px).
+            frame_valid: (B, T) bool.
+
+        Returns:
+            trajectory_embeds (B, K·L, D), token_valid (B, K·L) bool, trajectory_ids (B, T, H, W).
+        """
+        model = self.load()
+        outputs = model(
+            pixel_values_videos=pixel_values_videos.to(model.device, model.dtype),
+            frame_valid=frame_valid.to(model.device),
+        )
+        return {name: outputs[name] for name in ("trajectory_embeds", "token_valid", "trajectory_ids")}

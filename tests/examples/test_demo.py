@@ -1,0 +1,177 @@
+"""The demo: every file it promises, numbers that agree with each other, and failures that lose nothing else."""
+
+import hashlib
+import json
+
+import demo
+import numpy as np
+import pytest
+import torch
+from modeling_trajtok.processors import decode_coco_rle, decode_video
+from modeling_trajtok.processors.trajectory_drawing import write_video
+from PIL import Image
+from safetensors.torch import load_file
+from worlds import WorldConfig, render_world
+
+from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor
+
+RESULT_FILES = {
+    "overlay.mp4",
+    "contact_sheet.png",
+    "tracks_rle.json",
+    "tracks_mot.txt",
+    "tokens.safetensors",
+    "manifest.json",
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path, tiny_config):
+    torch.manual_seed(0)
+    folder = tmp_path / "checkpoint"
+    TrajTokModel(tiny_config).save_pretrained(folder)
+    TrajTokVideoProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path):
+    """run(*videos and options) -> exit status; 4 frames of 64 px, results in tmp_path/out."""
+
+    def demo_main(*arguments):
+        fixed = ["--model", checkpoint, "--out", tmp_path / "out", "--num-frames", 4, "--size", 64]
+        return demo.main([str(argument) for argument in (*fixed, *arguments)])
+
+    return demo_main
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """clip(name) writes a video of 6 frames, 48 x 80 px, 10 per second."""
+
+    def write(name):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        write_video(path, render_world(0, 0, WorldConfig(num_frames=6, height=48, width=80)).frames_uint8, fps=10)
+        return path
+
+    return write
+
+
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def manifest_in(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_without_a_video_the_demo_writes_a_world_and_tokenizes_it(run, tmp_path, capsys):
+    assert run() == 0
+    out = tmp_path / "out"
+    assert names_in(out) == RESULT_FILES | {"world.mp4"}
+    assert decode_video(out / "world.mp4").frames_uint8.shape == (32, 256, 256, 3)
+    table = capsys.readouterr().out.splitlines()
+    results = manifest_in(out)["results"]
+    assert table[0].split() == list(results)
+    assert table[1].split() == [str(value) for value in results.values()]
+
+
+def test_the_default_world_has_a_photograph_behind_its_objects():
+    world = render_world(**demo.DEFAULT_WORLD)
+    assert world.background == "photograph"
+    assert len(world.objects) >= 4
+
+
+def test_the_files_of_a_video_agree_with_each_other(run, clip, checkpoint, tmp_path):
+    video = clip("clip.mp4")
+    assert run(video, "--min-area-fraction", 0) == 0
+    out = tmp_path / "out"
+    manifest = manifest_in(out)
+    assert manifest["input"] == {"name": str(video), "sha256": sha256(video), "size_hw": [48, 80]}
+    assert manifest["frame_indices"] == [0, 1, 3, 4]
+    np.testing.assert_allclose(manifest["frame_times_s"], [0, 0.1, 0.3, 0.4])
+    assert manifest["checkpoint"]["sha256"]["model.safetensors"] == sha256(checkpoint / "model.safetensors")
+    assert manifest["checkpoint"]["sha256"]["config.json"] == sha256(checkpoint / "config.json")
+
+    tokens, results = load_file(out / "tokens.safetensors"), manifest["results"]
+    assert tokens["trajectory_embeds"].shape == (12, 48)  # K 6, L 2, D 48
+    assert tokens["trajectory_ids"].shape == (4, 16, 24)  # sides of 64 and 96 px, in patches of 4
+    assert results["patches"] == 4 * 16 * 24
+    assert results["tokens"] == int(tokens["token_valid"].sum())
+    assert results["trajectories"] == len(tokens["trajectory_ids"].unique()) == results["tokens"] // 2
+    assert results["patches_per_token"] == pytest.approx(results["patches"] / results["tokens"], abs=0.05)
+
+    tracks = json.loads((out / "tracks_rle.json").read_text())
+    owners = sum(decode_coco_rle(code).astype(int) for masks in tracks["masks"] for code in masks)
+    assert owners.shape == (48, 80)
+    assert (owners == 4).all()  # in each of the 4 frames each pixel has one owner
+    assert len(tracks["ids"]) == len(tracks["masks"]) == results["drawn"]
+    boxes = [line.split(",") for line in (out / "tracks_mot.txt").read_text().splitlines()]
+    assert {int(box[1]) for box in boxes} == set(tracks["ids"])
+    assert {int(box[0]) for box in boxes} == {1, 2, 4, 5}
+
+    overlay = decode_video(out / "overlay.mp4")
+    assert overlay.frames_uint8.shape == (4, 48, 80, 3)
+    assert overlay.source_fps == pytest.approx(7.5, rel=0.01)  # 3 steps in 0.4 s
+    assert Image.open(out / "contact_sheet.png").width > 4 * 240
+
+
+def test_size_of_two_numbers_is_height_and_width(run, clip, tmp_path):
+    assert run(clip("clip.mp4"), "--size", "96x64") == 0
+    assert load_file(tmp_path / "out" / "tokens.safetensors")["trajectory_ids"].shape == (4, 24, 16)
+
+
+def test_small_trajectories_are_counted_but_not_drawn(run, clip, tmp_path):
+    assert run(clip("clip.mp4"), "--min-area-fraction", 0.9) == 0
+    results = manifest_in(tmp_path / "out")["results"]
+    assert results["drawn"] == 1 < results["trajectories"]
+
+
+def test_a_bad_video_is_named_on_one_line_and_the_others_go_on(run, clip, tmp_path, capfd):
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    assert run(clip("first.mp4"), text, tmp_path / "missing.mp4", clip("last.mp4")) == 1
+    out = tmp_path / "out"
+    assert names_in(out) == {"first", "last"}
+    assert names_in(out / "first") == names_in(out / "last") == RESULT_FILES
+    printed, complaints = capfd.readouterr()
+    errors = [line for line in complaints.splitlines() if line.startswith("error: ")]
+    assert [str(text) in errors[0], str(tmp_path / "missing.mp4") in errors[1], len(errors)] == [True, True, 2]
+    assert "ffmpeg" in errors[0]
+    assert "Check the path" in errors[1]
+    assert "2 of 4 videos failed" in complaints
+    assert "Traceback" not in complaints
+    assert [line.split()[0] for line in printed.splitlines()[1:3]] == ["first.mp4", "last.mp4"]
+
+
+def test_videos_of_one_stem_do_not_share_a_folder(run, clip, tmp_path):
+    assert run(clip("a/clip.mp4"), clip("b/clip.mp4")) == 0
+    assert names_in(tmp_path / "out") == {"1-clip", "2-clip"}
+
+
+def test_a_manifest_never_stands_beside_files_of_another_run(run, clip, tmp_path, capfd):
+    video = clip("clip.mp4")
+    assert run(video) == 0
+    sheet = tmp_path / "out" / "contact_sheet.png"
+    sheet.unlink()
+    sheet.mkdir()
+    assert run(video) == 1
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert str(sheet) in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["missing", "of another model"])
+def test_a_bad_checkpoint_is_an_error_on_one_line(run, clip, checkpoint, tmp_path, capfd, kind):
+    if kind == "missing":
+        model = tmp_path / "nowhere"
+    else:
+        model = checkpoint
+        (model / "config.json").write_text('{"model_type": "trajtok", "hidden_size": 64}')
+    assert run(clip("clip.mp4"), "--model", model) == 1
+    complaint = capfd.readouterr().err.splitlines()[-1]
+    assert complaint.startswith(f"error: {model}: no TrajTok checkpoint can be read; pass --model FOLDER.")

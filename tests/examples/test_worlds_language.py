@@ -1,0 +1,122 @@
+"""Captions and answers follow from the ground truth."""
+
+import json
+
+import numpy as np
+import pytest
+from worlds import WorldConfig, render_world
+from worlds.language import describe_events, make_questions
+from worlds.world import WorldObject
+
+TYPES = {"count", "colour", "shape", "direction", "order_of_events", "occlusion"}
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return [render_world(21, index) for index in range(40)]
+
+
+def _object(number, colour, shape, visible, **changes):
+    values = {
+        "id": number,
+        "shape": shape,
+        "colour": colour,
+        "material": "plain",
+        "size": 0.3,
+        "motion": "moves left",
+        "second_motion": "",
+        "start_frame": 1,
+        "enters_frame": visible[0] == 0,
+        "leaves_frame": visible[-1] == 0,
+        "visible_fraction": visible,
+        "occluded_by": [],
+    }
+    return WorldObject(**{**values, **changes})
+
+
+def test_every_type_is_asked_and_every_answer_is_a_choice(worlds):
+    questions = [question for world in worlds for question in world.questions]
+    assert {question["type"] for question in questions} == TYPES
+    for question in questions:
+        assert question["choices"].count(question["answer"]) == 1
+        assert len(set(question["choices"])) == len(question["choices"]) >= 2
+
+
+def test_answers_do_not_sit_at_one_place(worlds):
+    for kind in TYPES:
+        places = {q["choices"].index(q["answer"]) for world in worlds for q in world.questions if q["type"] == kind}
+        assert len(places) >= 2, kind
+
+
+def test_count_answers_agree_with_the_ids(worlds):
+    for world in worlds:
+        answers = {question["question"]: question["answer"] for question in world.questions}
+        number = len(np.unique(world.trajectory_ids[world.trajectory_ids > 0]))
+        assert answers["How many different objects are seen?"] == str(number)
+
+
+def test_attribute_answers_name_the_only_such_object(worlds):
+    for world in worlds:
+        for question in world.questions:
+            if question["type"] == "colour":
+                shape = question["question"].removeprefix("What colour is the ").removesuffix("?")
+                assert [one.colour for one in world.objects if one.shape == shape] == [question["answer"]]
+            if question["type"] == "shape":
+                colour = question["question"].split()[4]
+                assert [one.shape for one in world.objects if one.colour == colour] == [question["answer"]]
+            if question["type"] == "direction":
+                name = question["question"].removeprefix("In which direction does the ").removesuffix(" move?")
+                assert [one.motion for one in world.objects if one.name == name] == [f"moves {question['answer']}"]
+
+
+def test_order_of_events():
+    objects = [
+        _object(1, "red", "star", [0, 0, 0, 0, 0, 1, 1, 1]),
+        _object(2, "blue", "ring", [1, 1, 0.5, 0, 0, 0, 0, 0]),
+        _object(3, "green", "cross", [1] * 8, motion="stays still", start_frame=None),
+    ]
+    events = describe_events(objects)
+    assert [(event["frame"], event["object_id"], event["event"]) for event in events] == [
+        (3, 2, "leaves"),
+        (5, 1, "enters"),
+    ]
+    asked = make_questions(np.random.default_rng(0), objects, events, num_frames=8)
+    answers = [question["answer"] for question in asked if question["type"] == "order_of_events"]
+    assert answers == ["the blue ring leaves"]
+
+
+def test_events_too_close_in_time_are_not_compared():
+    objects = [_object(1, "red", "star", [0] + [1] * 7), _object(2, "blue", "ring", [0, 0] + [1] * 6)]
+    asked = make_questions(np.random.default_rng(0), objects, describe_events(objects), num_frames=8)
+    assert not [question for question in asked if question["type"] == "order_of_events"]
+
+
+def test_occlusion_answers():
+    objects = [
+        _object(1, "red", "star", [1.0] * 8),
+        _object(2, "blue", "ring", [1.0, 0.4, 0.4, 1.0, 1.0, 1.0, 1.0, 1.0], occluded_by=[1]),
+        _object(3, "green", "cross", [1.0] * 8),
+    ]
+    asked = [q for q in make_questions(np.random.default_rng(0), objects, [], 8) if q["type"] == "occlusion"]
+    answers = {question["question"]: question["answer"] for question in asked}
+    assert answers == {
+        "Is the red star partly hidden by another object at some time?": "no",
+        "Is the blue ring partly hidden by another object at some time?": "yes",
+        "Is the green cross partly hidden by another object at some time?": "no",
+        "What hides a part of the blue ring?": "the red star",
+    }
+
+
+def test_captions_grow_and_the_last_names_everything(worlds):
+    for world in worlds:
+        assert len(world.captions) >= 5
+        for one in world.objects:
+            assert f"{one.material} {one.name} {one.motion}" in world.captions[-1]
+        assert world.camera in world.captions[-1]
+        assert all(caption[0].isupper() and caption.endswith(".") for caption in world.captions)
+
+
+def test_record_survives_json():
+    record = render_world(0, 4, WorldConfig(num_frames=4)).to_record()
+    assert json.loads(json.dumps(record)) == record
+    assert record["config"]["num_frames"] == 4

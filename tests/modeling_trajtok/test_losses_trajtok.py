@@ -1,0 +1,150 @@
+"""Matching and segmentation losses: what they must give in cases that can be counted by hand."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from modeling_trajtok.losses_trajtok import (
+    IGNORE,
+    align_logits,
+    dice_loss,
+    label_masks,
+    match_labels,
+    pixel_loss,
+    relabel,
+    segmentation_loss,
+)
+
+SETTINGS = {"matching": "soft", "pixel": "cross_entropy", "pooling": "clip"}
+
+
+@pytest.fixture
+def labels():
+    """(2, 40): three labels in the first clip, five in the second, some patches ignored."""
+    labels = torch.stack([torch.arange(40) % 3, torch.arange(40) % 5])
+    labels[:, ::7] = IGNORE
+    return labels
+
+
+def confident(labels: torch.Tensor, num_trajectories: int, order: torch.Tensor) -> torch.Tensor:
+    """Logits that are sure of the labels, label m standing in column ``order[m]``."""
+    return 30 * F.one_hot(order[labels.clamp(min=0)], num_trajectories).float()
+
+
+@pytest.mark.parametrize("cost", ["soft", "iou"])
+def test_matching_finds_the_column_of_each_label(labels, cost):
+    order = torch.tensor([4, 0, 6, 2, 1, 3, 5])
+    matching = match_labels(confident(labels, 7, order), labels, cost)
+    assert matching[0, :3].tolist() == order[:3].tolist()
+    assert matching[1, :5].tolist() == order[:5].tolist()
+    assert torch.equal(matching.sort(dim=1).values, torch.arange(7).expand(2, 7))
+
+
+@pytest.mark.parametrize("pooling", ["clip", "batch"])
+@pytest.mark.parametrize("pixel", ["cross_entropy", "focal"])
+@pytest.mark.parametrize("cost", ["soft", "iou"])
+def test_a_right_answer_costs_nothing_in_any_order(labels, cost, pixel, pooling):
+    logits = confident(labels, 7, torch.tensor([4, 0, 6, 2, 1, 3, 5]))
+    loss = segmentation_loss(logits, labels, matching=cost, pixel=pixel, pooling=pooling)
+    assert loss.pixel < 1e-6 and loss.dice < 1e-5
+
+
+def test_soft_matching_tells_apart_what_wins_no_patch():
+    """Column 1 leans to label 1 everywhere it should, but never wins: IoU is blind to it, the soft cost is not."""
+    labels = torch.tensor([[0, 0, 0, 1, 1, 1]])
+    logits = torch.tensor([[[9.0, 0, 0, 0]] * 3 + [[9.0, 0, 0, 5.0]] * 3])
+    assert match_labels(logits, labels, "soft")[0, :2].tolist() == [0, 3]
+
+
+def test_pixel_loss_is_cross_entropy_when_gamma_is_zero(labels):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 40, 7)
+    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+    torch.testing.assert_close(pixel_loss(logits, labels, pooling="batch", gamma=0.0), expected)
+    per_clip = torch.stack([F.cross_entropy(*clip, ignore_index=IGNORE) for clip in zip(logits, labels, strict=True)])
+    torch.testing.assert_close(pixel_loss(logits, labels, pooling="clip", gamma=0.0), per_clip.mean())
+
+
+def test_focal_loss_by_hand():
+    logits = torch.tensor([[[math.log(3.0), 0.0]]])  # probability 3/4 of the right label
+    loss = pixel_loss(logits, torch.tensor([[0]]), gamma=2.0)
+    assert loss.item() == pytest.approx(-(0.25**2) * math.log(0.75), rel=1e-5)
+
+
+def test_dice_by_hand():
+    """Two labels of one patch each, probabilities 1/2 everywhere: overlap 1/2, covered 1, area 1."""
+    logits, labels = torch.zeros(1, 2, 2), torch.tensor([[0, 1]])
+    assert dice_loss(logits, labels).item() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_ignored_patches_do_not_count(labels):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 40, 7)
+    changed = torch.where((labels == IGNORE).unsqueeze(2), torch.randn(2, 40, 7), logits)
+    for found, expected in zip(
+        segmentation_loss(changed, labels, **SETTINGS), segmentation_loss(logits, labels, **SETTINGS), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_clip_pooling_does_not_depend_on_the_batch(labels):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 40, 7)
+    together = segmentation_loss(logits, labels, **SETTINGS)
+    alone = [segmentation_loss(logits[i : i + 1], labels[i : i + 1], **SETTINGS) for i in range(2)]
+    torch.testing.assert_close(together.pixel, (alone[0].pixel + alone[1].pixel) / 2)
+    torch.testing.assert_close(together.dice, (alone[0].dice + alone[1].dice) / 2)
+
+
+@pytest.mark.parametrize("pooling", ["clip", "batch"])
+@pytest.mark.parametrize("cost", ["soft", "iou"])
+def test_nothing_labelled_costs_nothing_and_has_finite_gradients(cost, pooling):
+    logits = torch.randn(2, 10, 4, requires_grad=True)
+    labels = torch.full((2, 10), IGNORE)
+    loss = segmentation_loss(logits, labels, matching=cost, pixel="focal", pooling=pooling)
+    (loss.pixel + loss.dice).backward()
+    assert loss.pixel == 0 and loss.dice == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_a_clip_without_labels_does_not_dilute_the_others(labels):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 40, 7)
+    alone = segmentation_loss(logits[:1], labels[:1], **SETTINGS)
+    labels[1] = IGNORE
+    both = segmentation_loss(logits, labels, **SETTINGS)
+    torch.testing.assert_close(both.pixel, alone.pixel)
+    torch.testing.assert_close(both.dice, alone.dice)
+
+
+def test_as_many_labels_as_trajectories():
+    labels = torch.arange(6).unsqueeze(0)
+    logits = confident(labels, 6, torch.tensor([3, 1, 5, 0, 2, 4]))
+    assert match_labels(logits, labels).tolist() == [[3, 1, 5, 0, 2, 4]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_give_finite_fp32_losses(labels, dtype):
+    logits = (40 * torch.randn(2, 40, 7)).to(dtype)
+    loss = segmentation_loss(logits, labels, matching="soft", pixel="focal", pooling="clip")
+    assert loss.pixel.dtype == loss.dice.dtype == torch.float32
+    assert loss.pixel.isfinite() and loss.dice.isfinite()
+
+
+def test_alignment_moves_columns():
+    logits = torch.arange(24.0).view(2, 3, 4)
+    matching = torch.tensor([[3, 0, 1, 2], [1, 0, 3, 2]])
+    aligned = align_logits(logits, matching)
+    assert aligned[0, 0].tolist() == [3, 0, 1, 2]
+    assert aligned[1, 2].tolist() == [21, 20, 23, 22]
+
+
+def test_masks_of_labels():
+    masks = label_masks(torch.tensor([[1, IGNORE, 0]]), 3)
+    assert masks.tolist() == [[[0, 1, 0], [0, 0, 0], [1, 0, 0]]]
+
+
+def test_relabel_makes_ids_consecutive_in_each_clip():
+    ids = torch.tensor([[[7, 7], [-1, 300]], [[-5, 2], [2, 0]]])
+    assert relabel(ids).tolist() == [[[0, 0], [-1, 1]], [[-1, 1], [1, 0]]]
