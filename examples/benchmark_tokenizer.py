@@ -23,9 +23,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from modeling_trajtok import TrajTokConfig, TrajTokModel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
+
+from modeling_trajtok import TrajTokConfig, TrajTokModel
 
 
 def seconds_of(run: Callable[[], object], repeats: int, device: str) -> float:
@@ -119,7 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
-    parser.add_argument("--long", choices=["recompute", "half"], help="use tokenize_long_video with this feature cache")
+    parser.add_argument(
+        "--long", choices=["recompute", "half"], help="use tokenize_long_video with this feature cache"
+    )
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     settings = parser.parse_args(argv)
     torch.set_num_threads(settings.threads)

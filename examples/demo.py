@@ -39,7 +39,7 @@ from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS_PER_VIDEO = 3
-DEFAULT_WORLD = {"seed": 2026, "index": 8, "config": WorldConfig(num_frames=32, height=256, width=256, fps=16.0)}
+DEFAULT_WORLD = {"seed": 2026, "index": 0, "config": WorldConfig(num_frames=32, height=256, width=256, fps=16.0)}
 
 
 def load_checkpoint(name: str) -> tuple[TrajTokModel, TrajTokVideoProcessor, dict]:
@@ -179,12 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = arguments.out / names[position - 1] if len(videos) > 1 else arguments.out
             try:
                 rows.append(tokenize_video(video, folder, checkpoint, settings, progress))
-            except (
-                ValueError,
-                OSError,
-                RuntimeError,
-                MemoryError,
-            ) as error:  # also: out of memory
+            except (ValueError, OSError, RuntimeError, MemoryError) as error:  # also too large for memory
                 complain(error, video)
                 progress.update(STEPS_PER_VIDEO * position - progress.n)
     if rows:

@@ -14,10 +14,8 @@ Original: segmenter/scripts/train.sh
 """
 
 import argparse
-import dataclasses
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -29,7 +27,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from evaluation import summarise
 from evaluation.segmenter_evaluation import evaluate_segmenter
-from modeling_trajtok import TrajTokConfig, TrajTokModel, TrajTokSegmenterModel, TrajTokVideoProcessor
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -38,6 +35,8 @@ from training.recipe import ClipSource, TrajTokRecipe, load_recipe
 from training.segmentation_views import SegmentationViews
 from trajectory_data import ClipRecord, open_dataset
 from worlds import WorldConfig
+
+from modeling_trajtok import TrajTokConfig, TrajTokModel, TrajTokSegmenterModel, TrajTokVideoProcessor
 
 
 def open_clips(source: ClipSource, size_px: int) -> Sequence[ClipRecord]:
@@ -168,7 +167,9 @@ def save_final(model: TrajTokSegmenterModel, processor: TrajTokVideoProcessor, f
 def train(recipe: TrajTokRecipe, out: Path, cache: Path, mixed_precision: str) -> dict[str, float]:
     """Run the recipe to its end; returns the last held-out scores."""
     accelerator = Accelerator(
-        mixed_precision=mixed_precision, gradient_accumulation_steps=recipe.accumulation_steps, step_scheduler_with_optimizer=False
+        mixed_precision=mixed_precision,
+        gradient_accumulation_steps=recipe.accumulation_steps,
+        step_scheduler_with_optimizer=False,
     )
     set_seed(recipe.seed)
     model = TrajTokSegmenterModel(TrajTokConfig(**recipe.model))

@@ -1,7 +1,7 @@
 """TrajTok for Transformers: ``import modeling_trajtok`` makes the Auto classes know its models.
 
-    import modeling_trajtok
-    from transformers import AutoModel, AutoVideoProcessor
+import modeling_trajtok
+from transformers import AutoModel, AutoVideoProcessor
 """
 
 from transformers import AutoConfig, AutoModel, AutoVideoProcessor

@@ -15,7 +15,6 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 
-
 def reject_misspelt_fields(config: PreTrainedConfig, extra: dict[str, Any]) -> None:
     """Raise when an unknown keyword looks like one of the configuration's own fields.
 
@@ -66,8 +65,8 @@ class TrajTokConfig(PreTrainedConfig):
             batch), or over the whole batch, with label m of all clips as one mask ("batch", as in the original).
         pixel_loss_weight: weight of the pixel loss in the segmentation loss.
         dice_loss_weight: weight of the Dice loss in the segmentation loss.
-        initial_logit_scale: factor on the cosine of patch and trajectory at initialisation, 1 to 20 (the original starts
-            at 3.8, too flat for many trajectories to separate when training from scratch).
+        initial_logit_scale: factor on the cosine of patch and trajectory at initialisation, 1 to 20 (the original
+            starts at 3.8, too flat for many trajectories to separate when training from scratch).
         frames_per_block: frames that inference keeps in flight at a time; bounds memory, does not change the result.
         initializer_range: standard deviation of initial weights.
         layer_norm_eps: epsilon of the perceivers' norms.

@@ -7,7 +7,7 @@ Out:  a folder for ``from_pretrained``; or, with ``--reverse``, a ``.safetensors
 
 The conversion is a table that must balance: every key of the file is used once or ignored for a stated reason, every
 parameter of ours is filled, and all shapes agree. Sizes are inferred from the shapes; two choices leave no trace in
-them and are options: ``--encoder-queries latents_and_mean`` (the original's ``add_mean_traj``) and ``--feature-fusion``.
+them and are options: ``--encoder-queries latents_and_mean`` (the original's ``add_mean_traj``), ``--feature-fusion``.
 """
 
 import argparse
@@ -320,7 +320,9 @@ def to_ours(
 
     expected = {name: value.shape for name, value in _built_on_meta(layout.model_class, config).state_dict().items()}
     problems = [f"unknown key `{key}`" for key in sorted(unknown)]
-    problems += [f"missing: nothing in the file becomes `{name}`" for name in sorted(expected.keys() - converted.keys())]
+    problems += [
+        f"missing: nothing in the file becomes `{name}`" for name in sorted(expected.keys() - converted.keys())
+    ]
     problems += [f"the model has no `{name}`" for name in sorted(converted.keys() - expected.keys())]
     problems += [
         f"`{name}` has shape {tuple(converted[name].shape)}, expected {tuple(expected[name])}"
@@ -377,8 +379,8 @@ def read_official_file(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds pickled objects besides tensors (training checkpoints of the original do), and opening them "
-            "would run code from the file. In the original's environment, where you trust it, write the weights alone: "
+            f"{path} holds pickled objects besides tensors (training checkpoints of the original do); opening them "
+            "would run code from the file. In the original's environment, if you trust it, write the weights alone: "
             f'torch.save({{"model": torch.load("{path.name}", weights_only=False)["model"]}}, "weights.pth")'
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
@@ -420,7 +422,9 @@ def main(argv: list[str] | None = None) -> int:
             config = TrajTokConfig.from_pretrained(arguments.input)
             is_segmenter = (config.architectures or [""])[0] == TrajTokSegmenterModel.__name__
             model = (TrajTokSegmenterModel if is_segmenter else TrajTokModel).from_pretrained(arguments.input)
-            save_file({name: value.contiguous().clone() for name, value in to_official(model).items()}, arguments.output_dir)
+            save_file(
+                {name: value.contiguous().clone() for name, value in to_official(model).items()}, arguments.output_dir
+            )
         else:
             convert_file(
                 arguments.input,

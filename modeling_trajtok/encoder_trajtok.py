@@ -87,7 +87,7 @@ class TrajTokEncoder(nn.Module):
         else:
             memberships = assignment_logits.map(lambda logits: logits.softmax(dim=-1))
         total, weight = 0.0, 0.0
-        for (_, features, valid), (_, probs, _) in zip(blocks, memberships):
+        for (_, features, valid), (_, probs, _) in zip(blocks, memberships, strict=True):
             probs = probs.to(features.dtype)
             if valid is not None:
                 probs = probs * valid.unsqueeze(-1)

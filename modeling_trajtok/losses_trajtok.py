@@ -102,8 +102,8 @@ def dice_loss(
     Args:
         aligned_logits: (B, N, K), column m stands for label m.
         labels: (B, N), -1 = ignore.
-        pooling: "clip": mean over each clip's labels, then over clips. "batch": label m of all clips is one mask, as in
-            the original.
+        pooling: "clip": mean over each clip's labels, then over clips. "batch": label m of all clips is one mask, as
+            in the original.
         eps: added to both sides of the fraction.
     """
     masks = label_masks(labels, aligned_logits.shape[-1])
@@ -143,7 +143,7 @@ def relabel(labels: Tensor) -> Tensor:
     """Arbitrary ids (B, ...) -> consecutive labels 0 ... M-1 per clip in the order of the ids; negative stay -1."""
     flat = labels.flatten(1)
     out = torch.full_like(flat, IGNORE)
-    for clip, clip_out in zip(flat, out):
+    for clip, clip_out in zip(flat, out, strict=True):
         kept = clip >= 0
         clip_out[kept] = clip[kept].unique(return_inverse=True)[1]
     return out.view_as(labels)

@@ -106,7 +106,12 @@ class TrajTokPreTrainedModel(PreTrainedModel):
         return Segmentation(patch_features, queries, logits)
 
     def _segmentation_losses(
-        self, logits: Tensor, high_res_logits: Tensor | None, labels: Tensor, frame_valid: Tensor | None, grid: GridSize
+        self,
+        logits: Tensor,
+        high_res_logits: Tensor | None,
+        labels: Tensor,
+        frame_valid: Tensor | None,
+        grid: GridSize,
     ) -> dict[str, Tensor]:
         """The parts of the segmentation loss and their weighted sum, at low and (if given) high resolution."""
         config = self.config
@@ -405,8 +410,9 @@ class TrajTokModel(TrajTokPreTrainedModel):
     def _encode_trajectories(
         self, blocks: PatchBlocks, ids: Tensor, logits: PatchBlocks | None, frame_valid: Tensor | None, tokens: int
     ) -> tuple[Tensor, Tensor]:
-        """Run the encoder. Official parity (``make_query_mask``): the last two patches of a clip are visible to every
-        trajectory, so that an empty one has something to read.
+        """Run the encoder, in which every trajectory also reads the last two patches of its clip.
+
+        Official parity (``make_query_mask``): an empty trajectory would have nothing to read otherwise.
         """
         grid = blocks.grid
         num_anchors = min(2, grid.num_patches)
@@ -433,7 +439,10 @@ class TrajTokModel(TrajTokPreTrainedModel):
         return tokens
 
     def _check_inputs(
-        self, pixel_values_videos: Tensor | None, patch_features: Tensor | None, patch_grid: tuple[int, int, int] | None
+        self,
+        pixel_values_videos: Tensor | None,
+        patch_features: Tensor | None,
+        patch_grid: tuple[int, int, int] | None,
     ) -> tuple[GridSize, GridSize]:
         """Return the grid on which patches are grouped and the grid on which they are encoded."""
         if pixel_values_videos is None and patch_features is None:
@@ -474,7 +483,9 @@ class TrajTokModel(TrajTokPreTrainedModel):
                 f"({batch}, {grid.t}, height, width): one id map for each frame."
             )
         ids = resize_ids(trajectory_ids, (grid.h, grid.w)).long()
-        if not torch.compiler.is_compiling() and (int(ids.min()) < -1 or int(ids.max()) >= self.config.num_trajectories):
+        if not torch.compiler.is_compiling() and (
+            int(ids.min()) < -1 or int(ids.max()) >= self.config.num_trajectories
+        ):
             raise ValueError(
                 f"TrajTokModel got trajectory_ids from {int(ids.min())} to {int(ids.max())}, expected -1 (none) to "
                 f"{self.config.num_trajectories - 1} for num_trajectories={self.config.num_trajectories}. Make them "

@@ -6,8 +6,7 @@ L tokens per trajectory, D width.
 
 from dataclasses import dataclass
 
-from torch import FloatTensor, LongTensor
-from torch import BoolTensor
+from torch import BoolTensor, FloatTensor, LongTensor
 from transformers.utils import ModelOutput
 
 

@@ -8,8 +8,10 @@ Official: traj_perceiver.py (``TrajPerceiver``: "grid" positions), perceiver_res
 Attention is computed in one of three ways, with the same result:
 * all patches visible to all latents, in one block: Transformers' attention interface (sdpa, flash, flex, eager);
 * all visible, several blocks: one softmax per block, merged by their log-sum-exps, so memory is that of one block;
-* patches visible to their own trajectory only: a softmax per trajectory over gathered queries, which costs N * D
-  operations and no (K*L, N) mask. "eager" builds the mask instead and serves as the reference.
+* patches visible to their own trajectory only: they are sorted by trajectory into short rows, and each row meets the
+  queries of one trajectory. No (K*L, N) mask exists, and since a patch serves one trajectory, its value and most
+  of its key are never computed: queries are carried into the patches' space and results out of it. "eager" builds the
+  mask instead and serves as the reference.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,6 +29,10 @@ from .rotary_trajtok import RotaryPositions, Rotation
 
 # Stands in for "no key seen yet" in running maxima: finite, so that differences of two of them stay defined.
 NO_SCORE = -1e30
+# Keys whose scores are in flight at a time: enough to be efficient, few enough to stay in the processor's cache.
+KEYS_AT_A_TIME = 3072
+# Patches of one trajectory that are handled together: longer rows pad more, shorter ones repeat queries more often.
+SEGMENT_LENGTH = 32
 
 
 class PatchBlock(NamedTuple):
@@ -136,15 +142,31 @@ class PartialAttention(NamedTuple):
         return PartialAttention(output, logsumexp)
 
 
-def attend_all(
-    queries: Tensor, keys: Tensor, values: Tensor, key_valid: Tensor | None, scaling: float
-) -> PartialAttention:
-    """Every query reads every key. Queries (B, M, heads, d), keys and values (B, n, heads, d), key_valid (B, n)."""
-    scores = (queries.transpose(1, 2) @ keys.permute(0, 2, 3, 1)).float() * scaling  # (B, heads, M, n)
+def attend_all(queries: Tensor, keys: Tensor, values: Tensor, key_valid: Tensor | None) -> PartialAttention:
+    """Every query reads every key.
+
+    Args:
+        queries: (B, M, heads, d), scaled.
+        keys: (B, n, heads, d).
+        values: (B, n, heads, e).
+        key_valid: (B, n) or None if all are.
+    """
+    result = None
+    for first in range(0, keys.shape[1], KEYS_AT_A_TIME):
+        chunk = slice(first, first + KEYS_AT_A_TIME)
+        part = _attend_chunk(
+            queries, keys[:, chunk], values[:, chunk], None if key_valid is None else key_valid[:, chunk]
+        )
+        result = part if result is None else result.merge(part)
+    return result
+
+
+def _attend_chunk(queries: Tensor, keys: Tensor, values: Tensor, key_valid: Tensor | None) -> PartialAttention:
+    scores = (queries.transpose(1, 2) @ keys.permute(0, 2, 3, 1)).float()  # (B, heads, M, n)
     if key_valid is not None:
         scores = scores.masked_fill(~key_valid[:, None, None], NO_SCORE)
-    maximum = scores.amax(dim=-1, keepdim=True)
-    weights = (scores - maximum).exp_()
+    maximum = scores.detach().amax(dim=-1, keepdim=True)
+    weights = scores.sub_(maximum).exp_()
     if key_valid is not None:
         weights = weights * key_valid[:, None, None]
     total = weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
@@ -152,42 +174,98 @@ def attend_all(
     return PartialAttention(output.transpose(1, 2), (maximum + total.log()).squeeze(-1).transpose(1, 2))
 
 
+class Segments(NamedTuple):
+    """Patches sorted by trajectory, in segments of R patches that belong to one trajectory.
+
+    Attributes:
+        patch: (S, R) index of each patch among the B*n patches of the block; padding repeats patch 0.
+        filled: (S, R), False for padding.
+        group: (S,) clip * K + trajectory of each segment; B*K for segments without patches.
+    """
+
+    patch: Tensor
+    filled: Tensor
+    group: Tensor
+
+
+def sort_into_segments(patch_trajectory: Tensor, num_trajectories: int) -> Segments:
+    """Sort the patches of a block (B, n) by trajectory; patches of trajectory -1 are left out.
+
+    The number of segments is a bound that depends on shapes alone, so that the graph is the same for every video.
+    """
+    batch, num_patches = patch_trajectory.shape
+    num_groups, device = batch * num_trajectories, patch_trajectory.device
+    first_group = torch.arange(0, num_groups, num_trajectories, device=device).unsqueeze(1)
+    group = torch.where(patch_trajectory >= 0, patch_trajectory + first_group, num_groups).flatten()
+    order = group.argsort(stable=True)
+    sorted_group = group[order]
+
+    sizes = torch.zeros(num_groups + 1, dtype=torch.int64, device=device).index_add(0, group, torch.ones_like(group))
+    first_patch = sizes.cumsum(0) - sizes
+    segments = (sizes + SEGMENT_LENGTH - 1) // SEGMENT_LENGTH
+    last_segment = segments[:-1].cumsum(0)
+    num_segments = batch * num_patches // SEGMENT_LENGTH + num_groups
+    slot = (last_segment - segments[:-1])[sorted_group.clamp(max=num_groups - 1)] * SEGMENT_LENGTH
+    slot = slot + torch.arange(len(order), device=device) - first_patch[sorted_group]
+    # Patches that nobody reads land behind all segments and are cut off.
+    slot = torch.where(sorted_group < num_groups, slot, num_segments * SEGMENT_LENGTH)
+
+    patch = order.new_zeros(num_segments * SEGMENT_LENGTH + 1).scatter(0, slot, order)[:-1]
+    filled = torch.zeros_like(patch, dtype=torch.bool)
+    filled = F.pad(filled, (0, 1)).scatter(0, slot, True)[:-1]
+    segment_group = torch.searchsorted(last_segment, torch.arange(num_segments, device=device), right=True)
+    return Segments(patch.view(num_segments, -1), filled.view(num_segments, -1), segment_group)
+
+
 def attend_own(
-    queries: Tensor, keys: Tensor, values: Tensor, patch_trajectory: Tensor, num_trajectories: int, scaling: float
+    queries: Tensor,
+    features: Tensor,
+    key_weight: Tensor,
+    rotation: Rotation,
+    patch_trajectory: Tensor,
+    num_trajectories: int,
 ) -> PartialAttention:
     """Every patch is read by the latents of its own trajectory, and only by them.
 
     Args:
-        queries: (B, K*L, heads, d).
-        keys: (B, n, heads, d); values likewise.
-        values: see keys.
+        queries: (B, K*L, heads, d), scaled and rotated.
+        features: (B, n, D) patches, normed.
+        key_weight: (heads, d, D); the channels that do not turn are applied to the queries instead of the patches.
+        rotation: of the n patches.
         patch_trajectory: (B, n) in -1 ... K-1; -1 is read by none.
         num_trajectories: K.
-        scaling: factor on the scores.
+
+    Returns:
+        Attention whose output (B, K*L, heads, D) is a mean of features, not yet of values.
     """
-    batch, num_patches, heads, head_dim = keys.shape
-    tokens = queries.shape[1] // num_trajectories
-    num_groups = batch * num_trajectories
-    first_group = torch.arange(0, num_groups, num_trajectories, device=keys.device).unsqueeze(1)
-    # Group number of each patch; the last group collects the patches that nobody reads.
-    group = torch.where(patch_trajectory >= 0, patch_trajectory + first_group, num_groups).flatten()
+    batch, num_patches, width = features.shape
+    heads, head_dim, turning = *key_weight.shape[:2], 2 * rotation.cos.shape[-1]
+    num_groups, tokens = batch * num_trajectories, queries.shape[1] // num_trajectories
+    segments = sort_into_segments(patch_trajectory, num_trajectories)
+    rows = features.reshape(-1, width)[segments.patch]  # (S, R, D)
+    queries = queries.reshape(num_groups, tokens, heads, head_dim)
+    own = segments.group.clamp(max=num_groups - 1)
 
-    group_queries = F.pad(queries.reshape(num_groups, -1), (0, 0, 0, 1))
-    own_queries = F.embedding(group, group_queries).view(-1, tokens, heads, head_dim)
-    keys, values = keys.reshape(-1, 1, heads, head_dim), values.reshape(-1, 1, heads, head_dim)
-    scores = (own_queries * keys).sum(dim=-1).float() * scaling  # (B*n, L, heads)
+    carried = torch.einsum("glhd,hdw->glhw", queries[..., turning:], key_weight[:, turning:]).flatten(1, 2)
+    scores = carried[own] @ rows.transpose(1, 2)  # (S, L*heads, R)
+    keys = F.linear(rows, key_weight[:, :turning].reshape(-1, width)).unflatten(-1, (heads, -1))
+    keys = rotation.of(segments.patch % num_patches)(keys)
+    scores = scores + torch.einsum("slhd,srhd->slhr", queries[own, ..., :turning], keys).flatten(1, 2)
+    scores = scores.float().masked_fill(~segments.filled.unsqueeze(1), NO_SCORE)
+
     with torch.no_grad():
-        index = group.view(-1, 1, 1).expand_as(scores)
-        maximum = scores.new_full((num_groups + 1, tokens, heads), NO_SCORE)
-        maximum = maximum.scatter_reduce(0, index, scores, reduce="amax")
-    weights = (scores - maximum[group]).exp()
-    total = torch.zeros_like(maximum).index_add(0, group, weights)
-    summed = scores.new_zeros(num_groups + 1, tokens, heads, head_dim)
-    summed = summed.index_add(0, group, weights.unsqueeze(-1) * values)
+        highest = scores.amax(dim=2)
+        maximum = highest.new_full((num_groups + 1, tokens * heads), NO_SCORE)
+        index = segments.group.unsqueeze(1).expand_as(highest)
+        maximum = maximum.scatter_reduce(0, index, highest, reduce="amax")
+    weights = (scores - maximum[segments.group].unsqueeze(2)).exp() * segments.filled.unsqueeze(1)
+    total = torch.zeros_like(maximum).index_add(0, segments.group, weights.sum(dim=2))
+    summed = maximum.new_zeros(*maximum.shape, width)
+    summed = summed.index_add(0, segments.group, (weights.to(rows.dtype) @ rows).float())
 
-    total = total[:-1].clamp_min(torch.finfo(torch.float32).tiny)
     shape = (batch, num_trajectories * tokens, heads)
-    output = (summed[:-1] / total.unsqueeze(-1)).view(*shape, head_dim)
+    total = total[:-1].clamp_min(torch.finfo(torch.float32).tiny)
+    output = (summed[:-1] / total.unsqueeze(-1)).view(*shape, width)
     return PartialAttention(output, (maximum[:-1] + total.log()).view(shape))
 
 
@@ -237,10 +315,16 @@ class TrajTokAttention(nn.Module):
     def _heads(self, states: Tensor) -> Tensor:
         return states.view(*states.shape[:-1], self.num_heads, -1)
 
+    def _per_head(self, projection: nn.Linear) -> Tensor:
+        """Weight of a projection as (heads, d, D)."""
+        return projection.weight.view(self.num_heads, -1, projection.in_features)
+
+    def _norm_context(self, features: Tensor) -> Tensor:
+        return self.context_norm(features) if self.reads_latents else features
+
     def _project_context(self, features: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
         """Features (B, n, D) -> keys and values (B, n, heads, d)."""
-        if self.reads_latents:
-            features = self.context_norm(features)
+        features = self._norm_context(features)
         return rotation(self._heads(self.k_proj(features))), self._heads(self.v_proj(features))
 
     def forward(self, latents: Tensor, blocks: PatchBlocks, membership: Membership | None = None) -> Tensor:
@@ -299,50 +383,64 @@ class TrajTokAttention(nn.Module):
         num_latents, device, dtype = latents.shape[1], latents.device, latents.dtype
         latent_angles = self.rotary.latent_angles(num_latents, device)
         block_index = torch.arange(blocks.block_grid.num_patches, device=device)
-        block_rotation = Rotation.from_angles(
-            self.rotary.patch_angles(block_index, blocks.block_grid, num_latents), dtype
-        )
-        queries = self._heads(self.q_proj(latents))
+        block_angles = self.rotary.patch_angles(block_index, blocks.block_grid, num_latents)
+        block_rotation = Rotation.from_angles(block_angles, dtype)
+        queries = self._heads(self.q_proj(latents)) * self.scaling
 
         result = self._attend_to_shared(queries, latents, latent_angles, blocks.grid, membership)
         first_patch = 0
         for first_frame, features, valid in blocks:
-            num_patches = features.shape[1]
-            keys, values = self._project_context(features, block_rotation.first(num_patches))
+            last_patch = first_patch + features.shape[1]
+            rotation = block_rotation.of(slice(0, features.shape[1]))
             offset = self.rotary.frame_offset(first_frame, blocks.grid, device)
             block_queries = Rotation.from_angles(latent_angles - offset, dtype)(queries)
             if membership is None:
-                part = attend_all(block_queries, keys, values, valid, self.scaling)
+                part = attend_all(block_queries, *self._project_context(features, rotation), valid)
             else:
-                owner = membership.patch_trajectory[:, first_patch : first_patch + num_patches]
-                part = attend_own(block_queries, keys, values, owner, membership.num_trajectories, self.scaling)
+                part = attend_own(
+                    block_queries,
+                    self._norm_context(features),
+                    self._per_head(self.k_proj),
+                    rotation,
+                    membership.patch_trajectory[:, first_patch:last_patch],
+                    membership.num_trajectories,
+                )
             result = part if result is None else result.merge(part)
-            first_patch += num_patches
-        return result.output.flatten(2).to(dtype)
+            first_patch = last_patch
+        output = result.output.to(dtype)
+        if membership is not None:
+            output = torch.einsum("bmhw,hdw->bmhd", output, self._per_head(self.v_proj))
+        return output.flatten(2)
 
     def _attend_to_shared(
         self, queries: Tensor, latents: Tensor, latent_angles: Tensor, grid: GridSize, membership: Membership | None
     ) -> PartialAttention | None:
-        """Attention to the keys outside the blocks: latents, and the anchor patches of a membership."""
+        """Attention to what stands outside the blocks: latents, and the anchor patches of a membership.
+
+        With a membership the output is a mean of features, as that of `attend_own`.
+        """
         batch, num_latents, dtype = *latents.shape[:2], latents.dtype
-        num_sets = 1 if membership is None else membership.num_trajectories
-        keys, values = [], []
-        latent_rotation = Rotation.from_angles(latent_angles, dtype)
-        if self.reads_latents:
-            # One set of keys per trajectory, or a single set that all latents read.
-            split = (batch * num_sets, num_latents // num_sets, self.num_heads, -1)
-            keys.append(latent_rotation(self._heads(self.k_proj(latents))).reshape(split))
-            values.append(self._heads(self.v_proj(latents)).reshape(split))
-        if membership is not None:
-            angles = self.rotary.patch_angles(membership.anchor_index, grid, num_latents)
-            anchors = self._project_context(membership.anchor_features, Rotation.from_angles(angles, dtype))
-            for states, anchor_states in zip((keys, values), anchors, strict=True):
-                states.append(anchor_states.repeat_interleave(num_sets, dim=0))
-        if not keys:
-            return None
-        set_queries = latent_rotation(queries).reshape(batch * num_sets, num_latents // num_sets, self.num_heads, -1)
-        part = attend_all(set_queries, torch.cat(keys, dim=1), torch.cat(values, dim=1), None, self.scaling)
+        rotation = Rotation.from_angles(latent_angles, dtype)
         shape = (batch, num_latents, self.num_heads)
+        if membership is None:
+            if not self.reads_latents:
+                return None
+            keys, values = rotation(self._heads(self.k_proj(latents))), self._heads(self.v_proj(latents))
+            return attend_all(rotation(queries), keys, values, None)
+
+        # One small set of keys for each trajectory: its own latents, and the anchors.
+        num_sets = membership.num_trajectories
+        angles = self.rotary.patch_angles(membership.anchor_index, grid, num_latents)
+        features = self._norm_context(membership.anchor_features)
+        keys = Rotation.from_angles(angles, dtype)(self._heads(self.k_proj(features)))
+        keys, features = keys.repeat_interleave(num_sets, dim=0), features.repeat_interleave(num_sets, dim=0)
+        if self.reads_latents:
+            own_keys = rotation(self._heads(self.k_proj(latents)))
+            keys = torch.cat((own_keys.reshape(batch * num_sets, -1, *keys.shape[2:]), keys), dim=1)
+            features = torch.cat((latents.reshape(batch * num_sets, -1, latents.shape[2]), features), dim=1)
+        values = features.unsqueeze(2).expand(-1, -1, self.num_heads, -1)
+        set_queries = rotation(queries).reshape(batch * num_sets, -1, *queries.shape[2:])
+        part = attend_all(set_queries, keys, values, None)
         return PartialAttention(part.output.reshape(*shape, -1), part.logsumexp.reshape(shape))
 
 
@@ -357,6 +455,7 @@ class TrajTokMLP(nn.Module):
         self.down_proj = nn.Linear(ratio * width, width)
 
     def forward(self, states: Tensor) -> Tensor:
+        """(B, M, D) -> (B, M, D)."""
         states = self.norm(states)
         return self.down_proj(F.silu(self.gate_proj(states)) * self.up_proj(states))
 
@@ -370,6 +469,7 @@ class TrajTokPerceiverLayer(GradientCheckpointingLayer):
         self.mlp = mlp
 
     def forward(self, latents: Tensor, blocks: PatchBlocks, membership: Membership | None = None) -> Tensor:
+        """Latents (B, K*L, D) -> (B, K*L, D)."""
         latents = latents + self.attention(latents, blocks, membership)
         return latents + self.mlp(latents)
 

@@ -85,10 +85,8 @@ class Rotation(NamedTuple):
         """Turn the channel pairs of every head: (B, n, heads, head_dim) -> the same shape and type."""
         pairs = self.cos.shape[-1]
         first, second, rest = states.split((pairs, pairs, states.shape[-1] - 2 * pairs), dim=-1)
-        return torch.cat(
-            (first * self.cos - second * self.sin, second * self.cos + first * self.sin, rest), dim=-1
-        )
+        return torch.cat((first * self.cos - second * self.sin, second * self.cos + first * self.sin, rest), dim=-1)
 
-    def first(self, num_tokens: int) -> "Rotation":
-        """The rotation of the first ``num_tokens`` tokens."""
-        return Rotation(self.cos[..., :num_tokens, :, :], self.sin[..., :num_tokens, :, :])
+    def of(self, tokens: slice | Tensor) -> "Rotation":
+        """The rotation of some tokens: a slice, or indices of any shape (...) -> (..., 1, P)."""
+        return Rotation(self.cos[tokens], self.sin[tokens])

@@ -103,6 +103,7 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of feature maps (F, C, H, W)."""
 
     def forward(self, maps: Tensor) -> Tensor:
+        """(F, C, H, W) -> (F, C, H, W)."""
         return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -122,6 +123,7 @@ class TrajTokHighResHead(nn.Module):
         self.upsample = nn.Sequential(*layers)
 
     def forward(self, patch_features: Tensor, grid: GridSize) -> Tensor:
+        """(B, N, D) -> (B, N*f*f, D/8)."""
         return flatten_grid(self.upsample(unflatten_grid(patch_features, grid)), patch_features.shape[0])
 
 

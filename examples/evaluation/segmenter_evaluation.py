@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from modeling_trajtok import TrajTokVideoProcessor
 from trajectory_data import ClipRecord
 from transformers import PreTrainedModel
+
+from modeling_trajtok import TrajTokVideoProcessor
 
 from .trajectory_metrics import evaluate_clip
 
