@@ -64,6 +64,7 @@ class PeakMemory:
             return int(file.read().split()[1]) * resource.getpagesize()
 
     def bytes(self) -> int:
+        """The peak so far."""
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated() - self.start
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - self.start

@@ -29,13 +29,13 @@ import numpy as np
 import torch
 import transformers
 from evaluation.provenance import checkpoint_record, sha256_of, versions
-from modeling_trajtok.processors import TrajectoryMap, VideoDecodeError, decode_video, sample_frame_indices
-from modeling_trajtok.processors.trajectory_drawing import contact_sheet, draw_overlay, write_video
 from safetensors.torch import save_file
 from tqdm import tqdm
 from worlds import WorldConfig, render_world
 
 from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor
+from modeling_trajtok.processors import TrajectoryMap, VideoDecodeError, decode_video, sample_frame_indices
+from modeling_trajtok.processors.trajectory_drawing import contact_sheet, draw_overlay, write_video
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS_PER_VIDEO = 3

@@ -172,7 +172,11 @@ def train(recipe: TrajTokRecipe, out: Path, cache: Path, mixed_precision: str) -
         step_scheduler_with_optimizer=False,
     )
     set_seed(recipe.seed)
-    model = TrajTokSegmenterModel(TrajTokConfig(**recipe.model))
+    config = TrajTokConfig(**recipe.model)
+    if recipe.initial_checkpoint:
+        model = TrajTokSegmenterModel.from_pretrained(recipe.initial_checkpoint, config=config, dtype=torch.float32)
+    else:
+        model = TrajTokSegmenterModel(config)
     processor = TrajTokVideoProcessor(size={"height": recipe.size_px, "width": recipe.size_px})
     optimizer = build_optimizer(model, recipe)
     high_res = model.config.high_res_factor is not None

@@ -14,6 +14,18 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+POSITIVE_FIELDS = (
+    "hidden_size",
+    "num_trajectories",
+    "num_attention_heads",
+    "num_query_layers",
+    "mlp_ratio",
+    "max_tokens_per_trajectory",
+    "encoder_input_size",
+    "encoder_output_size",
+    "frames_per_block",
+)
+
 
 def reject_misspelt_fields(config: PreTrainedConfig, extra: dict[str, Any]) -> None:
     """Raise when an unknown keyword looks like one of the configuration's own fields.
@@ -50,6 +62,8 @@ class TrajTokConfig(PreTrainedConfig):
         encoder_positions: the same choice for the trajectory encoder.
         rotary_theta: base of the rotary frequencies.
         feature_fusion: how the four backbone stages become one feature map.
+        patch_positions: add where and when a patch is, as a share of the clip, to its features (not in the original;
+            without it two objects that look alike fall into one trajectory).
         detach_patch_features: stop the gradient from the trajectory queries into the backbone (as the original does).
         high_res_factor: upsampling factor of the high-resolution masks (1, 2, 4 or 8); None leaves the head out.
         max_tokens_per_trajectory: L, tokens that the encoder can emit per trajectory; calls may ask for fewer.
@@ -90,6 +104,7 @@ class TrajTokConfig(PreTrainedConfig):
     encoder_positions: Literal["sequence", "grid"] = "sequence"
     rotary_theta: float = 10000.0
     feature_fusion: Literal["sum", "concat", "last"] = "sum"
+    patch_positions: bool = False
     detach_patch_features: bool = True
     high_res_factor: int | None = 4
     max_tokens_per_trajectory: int = 1
@@ -108,12 +123,27 @@ class TrajTokConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         reject_misspelt_fields(self, kwargs)
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = {"model_type": "dinov3_convnext", **self.backbone_config}
         self.encoder_input_size = self.encoder_input_size or self.hidden_size
         self.encoder_output_size = self.encoder_output_size or self.encoder_input_size
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Check the rules that involve more than one field."""
+        for name in POSITIVE_FIELDS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"TrajTokConfig got {name}={getattr(self, name)}, expected at least 1.")
+        if self.backbone_config.model_type != "dinov3_convnext":
+            raise ValueError(
+                f"TrajTokConfig got a backbone_config of type {self.backbone_config.model_type}, expected "
+                "dinov3_convnext. Give the features of another backbone to the model as patch_features."
+            )
+        if self.feature_fusion == "concat" and self.hidden_size % self.backbone_config.num_stages:
+            raise ValueError(
+                f"TrajTokConfig got hidden_size={self.hidden_size} with feature_fusion='concat', expected a multiple "
+                f"of the backbone's {self.backbone_config.num_stages} stages."
+            )
         for name in ("hidden_size", "encoder_input_size"):
             width = getattr(self, name)
             if width % self.num_attention_heads or (width // self.num_attention_heads) % 4:
@@ -130,9 +160,6 @@ class TrajTokConfig(PreTrainedConfig):
             raise ValueError(
                 f"TrajTokConfig got initial_logit_scale={self.initial_logit_scale}, expected more than 1, at most 20."
             )
-        for name in ("num_trajectories", "max_tokens_per_trajectory", "frames_per_block", "num_query_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrajTokConfig got {name}={getattr(self, name)}, expected at least 1.")
 
 
 __all__ = ["TrajTokConfig"]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -184,21 +185,23 @@ def infer_config(state: dict[str, Tensor], **overrides) -> TrajTokConfig:
         found = [int(match[1]) for key in state if (match := re.match(pattern, key))]
         return max(found, default=-1) + 1
 
-    def shape(key: str) -> torch.Size:
+    def shape(key: str, axes: int) -> torch.Size:
         if key not in state:
             raise CheckpointError(f"The {layout.name} file lacks `{key}`, from which a size is read.")
+        if state[key].dim() != axes:
+            raise CheckpointError(f"`{key}` has shape {tuple(state[key].shape)}, expected {axes} axes.")
         return state[key].shape
 
     num_stages = count(re.escape(backbone) + r"downsample_layers\.(\d+)\.")
     upsampling = count(re.escape(segmenter) + r"patch_decoder_high_res\.conv_up\.(\d+)\.")
     perceiver = f"{segmenter}trajectory_perceiver."
-    num_trajectories, width = shape(f"{perceiver}latents")
+    num_trajectories, width = shape(f"{perceiver}latents", 2)
     sizes = {
         "backbone_config": {
             "model_type": "dinov3_convnext",
             "depths": [count(re.escape(backbone) + rf"stages\.{stage}\.(\d+)\.") for stage in range(num_stages)],
             "hidden_sizes": [
-                shape(f"{backbone}downsample_layers.{stage}.{0 if stage == 0 else 1}.weight")[0]
+                shape(f"{backbone}downsample_layers.{stage}.{0 if stage == 0 else 1}.weight", 4)[0]
                 for stage in range(num_stages)
             ],
         },
@@ -206,7 +209,7 @@ def infer_config(state: dict[str, Tensor], **overrides) -> TrajTokConfig:
         "num_trajectories": num_trajectories,
         "num_attention_heads": NUM_HEADS,
         "num_query_layers": count(re.escape(perceiver) + r"layers\.(\d+)\."),
-        "mlp_ratio": shape(f"{perceiver}layers.0.1.up.weight")[0] // width,
+        "mlp_ratio": shape(f"{perceiver}layers.0.1.up.weight", 2)[0] // width,
         "query_positions": "sequence" if f"{perceiver}layers.0.0.norm_media.weight" in state else "grid",
         # conv_up ends at index 0, 3, 5 or 7 for a factor of 1, 2, 4 or 8.
         "high_res_factor": {0: None, 1: 1, 4: 2, 6: 4, 8: 8}.get(upsampling),
@@ -216,14 +219,14 @@ def infer_config(state: dict[str, Tensor], **overrides) -> TrajTokConfig:
     }
     if layout.encoder is not None:
         encoder = f"{layout.encoder}traj_feature_updater."
-        latents = state.get(f"{layout.encoder}latents")
+        latents = f"{layout.encoder}latents"
         sizes |= {
             "num_encoder_layers": count(re.escape(encoder) + r"layers\.(\d+)\."),
             "encoder_positions": "sequence" if f"{encoder}layers.0.0.norm_media.weight" in state else "grid",
-            "encoder_input_size": shape(f"{encoder}norm_ctx.weight")[0],
-            "encoder_output_size": shape(f"{layout.encoder}output_projector.weight")[0],
-            "max_tokens_per_trajectory": 1 if latents is None else latents.shape[1],
-            "encoder_queries": "mean" if latents is None else "latents",
+            "encoder_input_size": shape(f"{encoder}norm_ctx.weight", 1)[0],
+            "encoder_output_size": shape(f"{layout.encoder}output_projector.weight", 2)[0],
+            "max_tokens_per_trajectory": shape(latents, 3)[1] if latents in state else 1,
+            "encoder_queries": "latents" if latents in state else "mean",
         }
     return TrajTokConfig(**(sizes | {name: value for name, value in overrides.items() if value is not None}))
 
@@ -292,15 +295,16 @@ def to_ours(
             attention = f"{theirs}layers.{layer}.0."
             target = f"{ours}layers.{layer}.attention."
             query, key_value = remaining.get(f"{attention}to_q.weight"), remaining.get(f"{attention}to_kv.weight")
-            if query is not None and query.shape[0] == width:
+            if query is not None and query.shape[:1] == (width,):
                 remaining[f"{attention}to_q.weight"] = query[order]
-            if key_value is not None and key_value.shape[0] == 2 * width:
+            if key_value is not None and key_value.shape[:1] == (2 * width,):
                 del remaining[f"{attention}to_kv.weight"]
                 converted[f"{target}k_proj.weight"] = key_value[:width][order]
                 converted[f"{target}v_proj.weight"] = key_value[width:].clone()
             frequencies = remaining.pop(f"{attention}rotary_emb.freqs", None)
             if frequencies is not None:
-                if not torch.allclose(frequencies.float(), rotary_frequencies(width)):
+                standard = rotary_frequencies(width)
+                if frequencies.shape != standard.shape or not torch.allclose(frequencies.float(), standard):
                     raise CheckpointError(
                         f"`{attention}rotary_emb.freqs` are not the standard frequencies (theta 10000), which the "
                         "model computes itself."
@@ -374,7 +378,13 @@ def read_official_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"No file at {path}, expected a .pth or .safetensors checkpoint of the original.")
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} cannot be read as safetensors ({error}). Is it complete?") from error
+    with path.open("rb") as file:
+        if file.read(2) not in (b"PK", b"\x80\x02"):
+            raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint: no zip, no pickle. Is it complete?")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -386,7 +396,8 @@ def read_official_file(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint ({error}). Is it complete?") from error
     state = content.get("model", content) if isinstance(content, dict) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    is_named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not state or not is_named or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no state dict, expected tensors by name, bare or under `model`.")
     return state
 
@@ -432,7 +443,7 @@ def main(argv: list[str] | None = None) -> int:
                 encoder_queries=arguments.encoder_queries,
                 feature_fusion=arguments.feature_fusion,
             )
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0

@@ -72,18 +72,19 @@ class TrajTokPreTrainedModel(PreTrainedModel):
     def _blocks(self, features: Tensor, grid: GridSize, valid: Tensor | None = None) -> PatchBlocks:
         return PatchBlocks.from_features(features, grid, self._frames_per_block(features.shape[0], grid), valid)
 
-    def _encode_patches(self, pixel_values_videos: Tensor, grid: GridSize) -> Tensor:
+    def _encode_patches(self, pixel_values_videos: Tensor, grid: GridSize, frame_valid: Tensor | None) -> Tensor:
         """Clips (B, T, 3, H_px, W_px) -> patch_features (B, N, D), a block of frames at a time."""
-        encoder = self.segmenter.patch_encoder
         batch, step = pixel_values_videos.shape[0], self._frames_per_block(pixel_values_videos.shape[0], grid)
-        pixels = pixel_values_videos.to(encoder.projections[0].weight.dtype)
+        pixels = pixel_values_videos.to(self.segmenter.patch_encoder.norm.weight.dtype)
+        num_frames = None if frame_valid is None else frame_valid.sum(dim=1)
         if step >= grid.t:
-            return encoder(pixels.flatten(0, 1)).reshape(batch, grid.num_patches, -1)
-        features = pixels.new_empty(batch, grid.t, grid.patches_per_frame, self.config.hidden_size)
+            return self.segmenter.encode_frames(pixels, grid, 0, num_frames)
+        per_frame = grid.patches_per_frame
+        features = pixels.new_empty(batch, grid.num_patches, self.config.hidden_size)
         for first in range(0, grid.t, step):
-            block = pixels[:, first : first + step]
-            features[:, first : first + step] = encoder(block.flatten(0, 1)).unflatten(0, block.shape[:2])
-        return features.flatten(1, 2)
+            block = self.segmenter.encode_frames(pixels[:, first : first + step], grid, first, num_frames)
+            features[:, first * per_frame : first * per_frame + block.shape[1]] = block
+        return features
 
     def _segment(self, patch_features: Tensor, grid: GridSize, valid: Tensor | None) -> Segmentation:
         """Group the patches of clips: features (B, N, D) -> queries (B, K, D) and logits (B, N, K)."""
@@ -136,6 +137,11 @@ class TrajTokPreTrainedModel(PreTrainedModel):
 
     def _check_videos(self, pixel_values_videos: Tensor) -> GridSize:
         encoder = self.segmenter.patch_encoder
+        if not isinstance(pixel_values_videos, Tensor):
+            raise ValueError(
+                f"{type(self).__name__} got pixel_values_videos of type {type(pixel_values_videos).__name__}, "
+                "expected a tensor. Pass videos through TrajTokVideoProcessor first."
+            )
         if pixel_values_videos.dim() != 5 or pixel_values_videos.shape[2] != 3:
             raise ValueError(
                 f"{type(self).__name__} got pixel_values_videos of shape {tuple(pixel_values_videos.shape)}, expected "
@@ -146,11 +152,11 @@ class TrajTokPreTrainedModel(PreTrainedModel):
                 f"{type(self).__name__} got pixel_values_videos of type {pixel_values_videos.dtype}, expected "
                 "normalised floating-point pixels. Pass raw frames through TrajTokVideoProcessor first."
             )
-        frames, height, width = (pixel_values_videos.shape[axis] for axis in (1, 3, 4))
-        if frames < 1 or min(height, width) < encoder.min_size_px:
+        batch, frames, _, height, width = pixel_values_videos.shape
+        if min(batch, frames) < 1 or min(height, width) < encoder.min_size_px:
             raise ValueError(
-                f"{type(self).__name__} got clips of {frames} frames at {height}x{width} pixels, expected at least "
-                f"1 frame of {encoder.min_size_px}x{encoder.min_size_px}. Resize or resample the video."
+                f"{type(self).__name__} got {batch} clips of {frames} frames at {height}x{width} pixels, expected "
+                f"at least 1 clip of 1 frame of {encoder.min_size_px}x{encoder.min_size_px}. Resize or resample it."
             )
         return encoder.grid_of(pixel_values_videos)
 
@@ -173,12 +179,18 @@ class TrajTokPreTrainedModel(PreTrainedModel):
             )
         return None if frame_valid.all() else frame_valid
 
+    def _as_ids(self, ids: Tensor, name: str) -> Tensor:
+        if ids.is_floating_point():
+            raise ValueError(f"{type(self).__name__} got {name} of type {ids.dtype}, expected integers. Round them.")
+        return ids.long()
+
     def _check_labels(self, labels: Tensor, batch: int, frames: int) -> Tensor:
         if labels.dim() != 4 or tuple(labels.shape[:2]) != (batch, frames):
             raise ValueError(
                 f"{type(self).__name__} got trajectory_labels of shape {tuple(labels.shape)}, expected "
                 f"({batch}, {frames}, height, width): one label map for each frame."
             )
+        labels = self._as_ids(labels, "trajectory_labels")
         lowest, highest = int(labels.min()), int(labels.max())
         if lowest < -1 or highest >= self.config.num_trajectories:
             raise ValueError(
@@ -226,7 +238,7 @@ class TrajTokSegmenterModel(TrajTokPreTrainedModel):
         frame_valid = self._check_frame_valid(frame_valid, batch, grid.t)
         valid = None if frame_valid is None else expand_frame_mask(frame_valid, grid)
 
-        patch_features = self._encode_patches(pixel_values_videos, grid)
+        patch_features = self._encode_patches(pixel_values_videos, grid, frame_valid)
         features, queries, logits = self._segment(patch_features, grid, valid)
         trajectory_ids = logits.argmax(dim=-1)
         if valid is not None:
@@ -300,11 +312,16 @@ class TrajTokModel(TrajTokPreTrainedModel):
 
         features = queries = logits = high_res = encoder_logits = None
         if pixel_values_videos is not None and (patch_features is None or trajectory_ids is None):
-            features = self._encode_patches(pixel_values_videos, grid)
+            features = self._encode_patches(pixel_values_videos, grid, frame_valid)
         else:
             features = patch_features
         encoder_features = features if patch_features is None else patch_features
         if trajectory_ids is None:
+            if features.shape[2] != self.config.hidden_size:
+                raise ValueError(
+                    f"TrajTokModel got patch_features of width {features.shape[2]} alone, expected trajectory_ids or "
+                    f"pixel_values_videos beside them: the segmenter reads width {self.config.hidden_size}."
+                )
             features, queries, logits = self._segment(features, grid, valid)
             encoder_logits = resize_patches(logits, grid, (encoder_grid.h, encoder_grid.w))
             ids = encoder_logits.argmax(dim=-1)
@@ -369,6 +386,15 @@ class TrajTokModel(TrajTokPreTrainedModel):
             `TrajTokOutput` with tokens, ids and queries; without patch features and logits, which would grow with T.
         """
         tokens = self._check_tokens(tokens_per_trajectory)
+        if num_frames < 1:
+            raise ValueError(f"TrajTokModel got num_frames={num_frames}, expected at least 1.")
+        if feature_cache not in ("recompute", "half"):
+            raise ValueError(f"TrajTokModel got feature_cache={feature_cache!r}, expected 'recompute' or 'half'.")
+        if self.config.encoder_input_size != self.config.hidden_size:
+            raise ValueError(
+                "TrajTokModel encodes the features of another backbone, expected encoder_input_size = hidden_size for "
+                "long videos. Cut the video into clips and pass their patch_features to the model."
+            )
         first_frame = read_frames(0, 1)
         grid = self._check_videos(first_frame)._replace(t=num_frames)
         encoder = self.segmenter.patch_encoder
@@ -376,7 +402,13 @@ class TrajTokModel(TrajTokPreTrainedModel):
         per_frame = grid.patches_per_frame
 
         def read(first: int, last: int) -> Tensor:
-            features = encoder(read_frames(first, last).to(dtype).flatten(0, 1)).flatten(0, 1).unsqueeze(0)
+            pixels = read_frames(first, last)
+            if tuple(pixels.shape[:2]) != (1, last - first):
+                raise ValueError(
+                    f"read_frames({first}, {last}) gave {pixels.shape[0]} clips, {pixels.shape[1]} frames, expected "
+                    f"1 clip, {last - first} frames. Check num_frames={num_frames}, or use forward for several clips."
+                )
+            features = encoder(pixels.to(dtype).flatten(0, 1)).flatten(0, 1).unsqueeze(0)
             if progress is not None:
                 progress(last - first)
             return features
@@ -433,8 +465,8 @@ class TrajTokModel(TrajTokPreTrainedModel):
         tokens = most if tokens_per_trajectory is None else tokens_per_trajectory
         if not 1 <= tokens <= most:
             raise ValueError(
-                f"TrajTokModel got tokens_per_trajectory={tokens}, expected 1 to {most}. Build the model with a larger "
-                "max_tokens_per_trajectory to emit more."
+                f"TrajTokModel got tokens_per_trajectory={tokens}, expected 1 to {most}. Build the model with a "
+                "larger max_tokens_per_trajectory to emit more."
             )
         return tokens
 
@@ -458,6 +490,10 @@ class TrajTokModel(TrajTokPreTrainedModel):
             return grid, grid
         if patch_grid is None:
             raise ValueError("TrajTokModel got patch_features without patch_grid, expected their (T, H, W).")
+        if len(patch_grid) != 3 or min(patch_grid) < 1:
+            raise ValueError(f"TrajTokModel got patch_grid={tuple(patch_grid)}, expected (T, H, W), each above 0.")
+        if not patch_features.is_floating_point():
+            raise ValueError(f"TrajTokModel got patch_features of {patch_features.dtype}, expected floating-point.")
         encoder_grid = GridSize(*patch_grid)
         expected = (patch_features.shape[0], encoder_grid.num_patches, width)
         if tuple(patch_features.shape) != expected:
@@ -482,7 +518,7 @@ class TrajTokModel(TrajTokPreTrainedModel):
                 f"TrajTokModel got trajectory_ids of shape {tuple(trajectory_ids.shape)}, expected "
                 f"({batch}, {grid.t}, height, width): one id map for each frame."
             )
-        ids = resize_ids(trajectory_ids, (grid.h, grid.w)).long()
+        ids = resize_ids(self._as_ids(trajectory_ids, "trajectory_ids"), (grid.h, grid.w))
         if not torch.compiler.is_compiling() and (
             int(ids.min()) < -1 or int(ids.max()) >= self.config.num_trajectories
         ):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from modeling_trajtok import TrajTokConfig
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -45,6 +45,7 @@ class TrajTokRecipe:
 
     Attributes:
         model: keywords of `TrajTokConfig`.
+        initial_checkpoint: folder or Hub name of a TrajTok model to start from; empty = random weights.
         train: clips to learn from.
         held_out: clips to be judged on.
         size_px: height and width of training and evaluation.
@@ -64,6 +65,7 @@ class TrajTokRecipe:
     """
 
     model: dict = field(default_factory=dict)
+    initial_checkpoint: str = ""
     train: ClipSource = field(default_factory=ClipSource)
     held_out: ClipSource = field(default_factory=ClipSource)
     size_px: int = 128

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from modeling_trajtok.processors.frame_decoding import decode_video
 from modeling_trajtok.processors.trajectory_drawing import trajectory_colours, write_video
-from PIL import Image
 
 from .clip_record import ClipRecord
 

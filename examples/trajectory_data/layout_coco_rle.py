@@ -13,6 +13,7 @@ In:   such a folder     Out: ClipRecord     From: the disk     To: clip_dataset
 from pathlib import Path
 
 import numpy as np
+
 from modeling_trajtok.processors.trajectory_maps import decode_coco_rle, encode_coco_rle
 
 from .clip_files import (

@@ -7,13 +7,13 @@ import demo
 import numpy as np
 import pytest
 import torch
-from modeling_trajtok.processors import decode_coco_rle, decode_video
-from modeling_trajtok.processors.trajectory_drawing import write_video
 from PIL import Image
 from safetensors.torch import load_file
 from worlds import WorldConfig, render_world
 
 from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor
+from modeling_trajtok.processors import decode_coco_rle, decode_video
+from modeling_trajtok.processors.trajectory_drawing import write_video
 
 RESULT_FILES = {
     "overlay.mp4",

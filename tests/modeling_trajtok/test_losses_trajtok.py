@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+
 from modeling_trajtok.losses_trajtok import (
     IGNORE,
     align_logits,

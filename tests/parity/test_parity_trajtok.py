@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors import safe_open
+from torch import Tensor
+
 from modeling_trajtok import TrajTokModel
 from modeling_trajtok.convert_official_checkpoint import to_official, to_ours
 from modeling_trajtok.losses_trajtok import align_logits, dice_loss, match_labels, pixel_loss
-from safetensors import safe_open
-from torch import Tensor
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2].parent / "shared" / "goldens"

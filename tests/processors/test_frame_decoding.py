@@ -11,11 +11,12 @@ import time
 import av
 import numpy as np
 import pytest
+from PIL import Image
+
 from modeling_trajtok.processors import decoder_backends, frame_decoding
 from modeling_trajtok.processors.frame_decoding import BACKEND_ORDER, decode_video, usable_backends
 from modeling_trajtok.processors.frame_sampling import sample_frame_indices
 from modeling_trajtok.processors.video_sources import VideoDecodeError, VideoTimeoutError
-from PIL import Image
 
 
 def only(*indices):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from modeling_trajtok.processors.frame_sampling import SAMPLING_STRATEGIES, sample_frame_indices
 
 

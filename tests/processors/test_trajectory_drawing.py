@@ -3,6 +3,7 @@
 import av
 import numpy as np
 import pytest
+
 from modeling_trajtok.processors.trajectory_drawing import (
     COLOUR_OF_NONE,
     NUM_COLOURS,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from modeling_trajtok.processors.trajectory_maps import TrajectoryMap, decode_coco_rle, encode_coco_rle
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from modeling_trajtok.processors.video_inputs import frames_to_tensor, list_videos
 from PIL import Image
+
+from modeling_trajtok.processors.video_inputs import frames_to_tensor, list_videos
 
 
 def test_every_form_of_the_same_frames_gives_the_same_tensor(bars):
