@@ -159,8 +159,10 @@ def save_final(model: TrajTokSegmenterModel, processor: TrajTokVideoProcessor, f
     set_seed(seed)
     final = TrajTokModel(model.config)
     final.segmenter.load_state_dict(model.segmenter.state_dict())
-    final.to(torch.float16).config.dtype = torch.float32  # stored in half, computed in single precision
-    final.save_pretrained(folder)
+    final.to(torch.float16).save_pretrained(folder)
+    config = TrajTokConfig.from_pretrained(folder)
+    config.dtype = torch.float32  # stored in half precision, loaded and computed in single
+    config.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 

@@ -129,6 +129,22 @@ class TrajTokConfig(PreTrainedConfig):
         self.encoder_output_size = self.encoder_output_size or self.encoder_input_size
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build from the values of a ``config.json``.
+
+        Raises:
+            ValueError: if they belong to another type of model, whose weights would be replaced by random ones.
+        """
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(
+                f"{cls.__name__} got the configuration of a `{found}` model, expected `{cls.model_type}`. Load that "
+                "checkpoint with AutoModel; convert the original's files with "
+                "modeling_trajtok.convert_official_checkpoint."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def validate_architecture(self):
         """Check the rules that involve more than one field."""
         for name in POSITIVE_FIELDS:

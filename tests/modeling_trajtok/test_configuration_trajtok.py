@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
-from transformers import DINOv3ConvNextConfig
+from transformers import DINOv3ConvNextConfig, ViTConfig
 
 import modeling_trajtok
-from modeling_trajtok import TrajTokConfig
+from modeling_trajtok import TrajTokConfig, TrajTokModel
 from modeling_trajtok.configuration_trajtok import reject_misspelt_fields
 
 OWN_FIELDS = sorted(set(TrajTokConfig.__annotations__) - {"sub_configs_defaults", "model_type"})
@@ -109,3 +109,9 @@ def test_concat_needs_a_width_that_the_stages_share():
     backbone = {"model_type": "dinov3_convnext", "depths": [1, 1, 1], "hidden_sizes": [8, 12, 16]}
     with pytest.raises((ValueError, StrictDataclassError), match=r"hidden_size=64 .*concat.*3 stages"):
         TrajTokConfig(backbone_config=backbone, hidden_size=64, feature_fusion="concat")
+
+
+def test_the_checkpoint_of_another_model_is_refused(tmp_path):
+    ViTConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="configuration of a `vit` model, expected `trajtok`"):
+        TrajTokModel.from_pretrained(tmp_path)
