@@ -93,10 +93,15 @@ def measure(frames: int, settings: argparse.Namespace) -> dict:
             return forward(pixels)
 
     memory = PeakMemory(device)
+    started = time.perf_counter()
     output = run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
     peak = memory.bytes()
     unit = unit_seconds(device)
-    seconds = seconds_of(run, 1 if frames > 32 else 3, device)
+    if frames <= 32 and not settings.long:  # long runs are their own warm-up
+        seconds = seconds_of(run, 3, device)
     flops = None
     if not settings.long and frames <= 16:
         with FlopCounterMode(display=False) as counter:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -228,7 +229,10 @@ def infer_config(state: dict[str, Tensor], **overrides) -> TrajTokConfig:
             "max_tokens_per_trajectory": shape(latents, 3)[1] if latents in state else 1,
             "encoder_queries": "latents" if latents in state else "mean",
         }
-    return TrajTokConfig(**(sizes | {name: value for name, value in overrides.items() if value is not None}))
+    try:
+        return TrajTokConfig(**(sizes | {name: value for name, value in overrides.items() if value is not None}))
+    except StrictDataclassError as error:
+        raise CheckpointError(f"The shapes in the {layout.name} file do not make a model: {error}") from error
 
 
 def _perceivers(config: TrajTokConfig, layout: Layout) -> list[tuple[str, str, int, int, str]]:
@@ -323,13 +327,18 @@ def to_ours(
             unknown.append(key)
 
     expected = {name: value.shape for name, value in _built_on_meta(layout.model_class, config).state_dict().items()}
+    official = [(_compile(target), source) for source, target in layout.table.items()]
+    for theirs, ours, *_ in _perceivers(config, layout):
+        kept = _compile(f"{ours}layers.{{i}}.attention.").pattern
+        official.append((re.compile(kept + r"[kv]_proj\.weight"), f"{theirs}layers.{{i}}.0.to_kv.weight"))
     problems = [f"unknown key `{key}`" for key in sorted(unknown)]
     problems += [
-        f"missing: nothing in the file becomes `{name}`" for name in sorted(expected.keys() - converted.keys())
+        f"missing key `{_rename(name, official)}` (our `{name}`)"
+        for name in sorted(expected.keys() - converted.keys())
     ]
     problems += [f"the model has no `{name}`" for name in sorted(converted.keys() - expected.keys())]
     problems += [
-        f"`{name}` has shape {tuple(converted[name].shape)}, expected {tuple(expected[name])}"
+        f"`{_rename(name, official)}` has shape {tuple(converted[name].shape)}, expected {tuple(expected[name])}"
         for name in sorted(expected.keys() & converted.keys())
         if converted[name].shape != expected[name]
     ]
@@ -349,6 +358,12 @@ def to_official(model: TrajTokPreTrainedModel) -> dict[str, Tensor]:
     the original's ``SimpleSegmenter`` or ``SegmentTokenizer``.
     """
     config, state = model.config, dict(model.state_dict())
+    if config.num_attention_heads != NUM_HEADS or config.rotary_theta != 10000.0 or config.patch_positions:
+        raise CheckpointError(
+            f"The model has num_attention_heads={config.num_attention_heads}, rotary_theta={config.rotary_theta}, "
+            f"patch_positions={config.patch_positions}, expected {NUM_HEADS}, 10000 and False: the original's code "
+            "has no others, so a model that was trained with them cannot be converted back."
+        )
     layout = LAYOUTS[0] if isinstance(model, TrajTokModel) else LAYOUTS[2]
     official = {}
     for theirs, ours, num_layers, width, positions in _perceivers(config, layout):
@@ -397,7 +412,7 @@ def read_official_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint ({error}). Is it complete?") from error
     state = content.get("model", content) if isinstance(content, dict) else None
     is_named = isinstance(state, dict) and all(isinstance(name, str) for name in state)
-    if not state or not is_named or not all(isinstance(value, Tensor) for value in state.values()):
+    if not is_named or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no state dict, expected tensors by name, bare or under `model`.")
     return state
 

@@ -408,7 +408,7 @@ class TrajTokModel(TrajTokPreTrainedModel):
                     f"read_frames({first}, {last}) gave {pixels.shape[0]} clips, {pixels.shape[1]} frames, expected "
                     f"1 clip, {last - first} frames. Check num_frames={num_frames}, or use forward for several clips."
                 )
-            features = encoder(pixels.to(dtype).flatten(0, 1)).flatten(0, 1).unsqueeze(0)
+            features = self.segmenter.encode_frames(pixels.to(dtype), grid, first)
             if progress is not None:
                 progress(last - first)
             return features

@@ -27,6 +27,8 @@ class WorldClips(Sequence):
         return self.num_worlds
 
     def __getitem__(self, index: int) -> ClipRecord:
+        if not 0 <= index < self.num_worlds:
+            raise IndexError(f"There is no world {index} among {self.num_worlds}.")
         world = render_world(self.seed, index, self.config)
         return ClipRecord(
             name=f"world-{self.seed}-{index}",
