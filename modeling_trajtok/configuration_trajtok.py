@@ -62,8 +62,7 @@ class TrajTokConfig(PreTrainedConfig):
         encoder_positions: the same choice for the trajectory encoder.
         rotary_theta: base of the rotary frequencies.
         feature_fusion: how the four backbone stages become one feature map.
-        patch_positions: add where and when a patch is, as a share of the clip, to its features (not in the original;
-            without it two objects that look alike fall into one trajectory).
+        patch_positions: add where and when a patch is, as a share of the clip, to its features (not in the original).
         detach_patch_features: stop the gradient from the trajectory queries into the backbone (as the original does).
         high_res_factor: upsampling factor of the high-resolution masks (1, 2, 4 or 8); None leaves the head out.
         max_tokens_per_trajectory: L, tokens that the encoder can emit per trajectory; calls may ask for fewer.

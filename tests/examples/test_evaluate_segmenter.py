@@ -17,12 +17,14 @@ def test_uniform_cells_are_a_grid_through_all_frames():
     assert cells[0].tolist() == [[1, 1, 2, 2, 3, 3, 4, 4]] * 2 + [[5, 5, 6, 6, 7, 7, 8, 8]] * 2
 
 
-def test_supervoxels_follow_colours_through_time():
-    frames = np.zeros((3, 16, 16, 3), np.uint8)
-    frames[:, :, 8:] = 255
-    segments = slic_supervoxels(frames, 2)
-    assert len(np.unique(segments)) == 2
-    assert len(np.unique(segments[:, :, :6])) == len(np.unique(segments[:, :, 10:])) == 1
+def test_supervoxels_keep_to_one_colour_and_go_through_time():
+    frames = np.zeros((4, 32, 32, 3), np.uint8)
+    frames[:, :, 14:] = 255
+    segments = slic_supervoxels(frames, 4)
+    assert len(np.unique(segments)) > 1
+    for segment in np.unique(segments):
+        assert len(np.unique(frames[segments == segment])) == 1
+    assert len(np.unique(segments[:, 5, 5])) == 1
 
 
 @pytest.fixture

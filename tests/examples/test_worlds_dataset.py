@@ -1,19 +1,34 @@
 """The stream gives every world exactly once, however it is divided."""
 
+import json
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets.distributed import split_dataset_by_node
-from torch.utils.data import DataLoader
 from worlds import WorldConfig, render_world, worlds_dataset
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SMALL = WorldConfig(num_frames=2, height=32, width=32, max_objects=2)
 
 
-def _indices(stream, num_workers: int) -> list[int]:
-    loader = DataLoader(stream, batch_size=None, num_workers=num_workers)
-    return [int(example["index"]) for example in loader]
+# In a process of its own: worker processes are forked, and a test process that has run decoders and models has threads.
+READ_WITH_WORKERS = """
+import json, sys
+from datasets.distributed import split_dataset_by_node
+from torch.utils.data import DataLoader
+from worlds import WorldConfig, worlds_dataset
+
+config = WorldConfig(num_frames=2, height=32, width=32, max_objects=2)
+seen = []
+for rank in range(2):
+    node = split_dataset_by_node(worlds_dataset(0, config, 10, int(sys.argv[1])), rank, 2)
+    seen.append([int(example["index"]) for example in DataLoader(node, batch_size=None, num_workers=2)])
+print(json.dumps(seen))
+"""
 
 
 def test_examples_are_the_worlds_in_order():
@@ -31,8 +46,9 @@ def test_examples_are_the_worlds_in_order():
 
 @pytest.mark.parametrize("num_worlds", [8, 101])
 def test_two_nodes_with_two_workers_give_every_index_once(num_worlds):
-    nodes = [split_dataset_by_node(worlds_dataset(0, SMALL, 10, num_worlds), rank, 2) for rank in range(2)]
-    seen = [_indices(node, num_workers=2) for node in nodes]
+    command = [sys.executable, "-c", READ_WITH_WORKERS, str(num_worlds)]
+    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=120, check=True)
+    seen = json.loads(done.stdout)
     assert sorted(seen[0] + seen[1]) == list(range(10, 10 + num_worlds))
     assert min(len(part) for part in seen) >= num_worlds // 2 - 5
 
