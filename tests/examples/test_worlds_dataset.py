@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SMALL = WorldConfig(num_frames=2, height=32, width=32, max_objects=2)
 
 
-# In a process of its own: worker processes are forked, and a test process that has run decoders and models has threads.
+# In a process of its own: workers are forked, and a test process that has run decoders and models has threads.
 READ_WITH_WORKERS = """
 import json, sys
 from datasets.distributed import split_dataset_by_node
