@@ -75,7 +75,7 @@ def measure(frames: int, settings: argparse.Namespace) -> dict:
     """One row of the table."""
     device, dtype = settings.device, getattr(torch, settings.dtype)
     torch.manual_seed(0)
-    model = TrajTokModel(TrajTokConfig()).eval().to(device, dtype)
+    model = TrajTokModel(TrajTokConfig()).eval().requires_grad_(False).to(device, dtype)
     size = (settings.size, settings.size)
     if settings.long:
         # Frames are made when they are read, as a decoder would: the video itself is never in memory.

@@ -187,15 +187,15 @@ def test_a_misshapen_key_is_named(key, change):
     assert f"`{key}`" in str(error.value) or (change == "longer" and key in SIZE_KEYS)
 
 
-@pytest.mark.parametrize("model_class", [TOKENIZER, SEGMENTER])
-def test_no_change_of_any_key_passes_or_crashes(model_class):
-    """Every key in turn is renamed, and given one axis more: a `CheckpointError` each time."""
-    _, state = official_state(model_class)
-    for key in state:
-        for broken in ({f"{key}_renamed": state[key]}, {key: state[key][None]}):
-            with pytest.raises(CheckpointError):
-                to_ours({name: value for name, value in state.items() if name != key} | broken)
-                pytest.fail(f"{key} was changed and nobody noticed")
+@pytest.mark.parametrize("change", ["renamed", "more_axes"])
+def test_no_change_of_any_key_passes_or_crashes(change):
+    """Every key in turn: a `CheckpointError` each time."""
+    _, state = official_state(num_query_layers=1)
+    for key, value in state.items():
+        broken = {f"{key}_renamed": value} if change == "renamed" else {key: value[None]}
+        with pytest.raises(CheckpointError):
+            to_ours({name: other for name, other in state.items() if name != key} | broken)
+            pytest.fail(f"{key} was changed and nobody noticed")
 
 
 @pytest.mark.parametrize("fields", [{"num_attention_heads": 4}, {"rotary_theta": 100.0}, {"patch_positions": True}])

@@ -58,6 +58,15 @@ def test_soft_matching_tells_apart_what_wins_no_patch():
     assert match_labels(logits, labels, "soft")[0, :2].tolist() == [0, 3]
 
 
+@pytest.mark.parametrize("cost", ["soft", "iou"])
+def test_labels_without_patches_take_no_trajectory_from_others(cost):
+    torch.manual_seed(0)
+    logits, labels = 3 * torch.randn(64, 12, 5), torch.randint(0, 3, (64, 12))
+    present = label_masks(labels, 5).any(dim=1)
+    found, told = match_labels(logits, labels, cost), match_labels(logits, labels, cost, label_valid=present)
+    assert torch.equal(found[present], told[present])
+
+
 def test_pixel_loss_is_cross_entropy_when_gamma_is_zero(labels):
     torch.manual_seed(0)
     logits = torch.randn(2, 40, 7)
