@@ -140,6 +140,24 @@ def read_json(path: Path, what: str) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_metadata_if_any(folder: Path, name: str) -> dict:
+    """What `NAME.json` says about a clip; empty if there is no such file."""
+    path = folder / f"{name}.json"
+    return read_json(path, "the record of the clip") if path.is_file() else {}
+
+
+def refuse_unknown_pixels(record: ClipRecord) -> None:
+    """For layouts that cannot say that nobody knows a pixel.
+
+    Raises:
+        ValueError: if the clip has such pixels.
+    """
+    if record.trajectory_ids.min() < 0:
+        raise ValueError(
+            f"Clip {record.name} has pixels of unknown truth (-1); only the layout `worlds` can hold them."
+        )
+
+
 def write_json(path: Path, content: dict) -> None:
     """A JSON file on one line."""
     path.write_text(json.dumps(content), encoding="utf-8")

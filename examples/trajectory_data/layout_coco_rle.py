@@ -21,6 +21,8 @@ from .clip_files import (
     naming,
     read_annotated_video,
     read_json,
+    read_metadata_if_any,
+    refuse_unknown_pixels,
     videos_of,
     write_clip_video,
     write_json,
@@ -48,9 +50,7 @@ def read(folder: Path, name: str, num_frames: int | None) -> ClipRecord:
         folder / f"{name}.mp4", len(masklet), num_frames, path, strides=(1, SA_V_STRIDE)
     )
     ids = _ids_from_masklet(path, [masklet[i] for i in indices], frames.shape[1:3])
-    json_path = folder / f"{name}.json"
-    metadata = read_json(json_path, "the record of the clip") if json_path.is_file() else {}
-    return ClipRecord(name, frames, ids, times_s, metadata)
+    return ClipRecord(name, frames, ids, times_s, read_metadata_if_any(folder, name))
 
 
 def write(record: ClipRecord, folder: Path) -> None:
@@ -59,10 +59,7 @@ def write(record: ClipRecord, folder: Path) -> None:
     Raises:
         ValueError: if the clip has pixels that nobody knows, which this layout cannot say.
     """
-    if record.trajectory_ids.min() < 0:
-        raise ValueError(
-            f"Clip {record.name} has pixels of unknown truth (-1); only the layout `worlds` can hold them."
-        )
+    refuse_unknown_pixels(record)
     num_frames, height, width = record.trajectory_ids.shape
     objects = range(1, record.trajectory_ids.max() + 1)
     masklet = [

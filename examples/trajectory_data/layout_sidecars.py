@@ -18,7 +18,8 @@ from .clip_files import (
     check_mask_size,
     read_annotated_video,
     read_array,
-    read_json,
+    read_metadata_if_any,
+    refuse_unknown_pixels,
     videos_of,
     write_clip_video,
     write_json,
@@ -45,9 +46,7 @@ def read(folder: Path, name: str, num_frames: int | None) -> ClipRecord:
     indices, frames, times_s = read_annotated_video(folder / f"{name}.mp4", len(segments), num_frames, mask_path)
     check_mask_size(mask_path, segments.shape[1:], frames.shape[1:3])
     ids = ids_from_graph(segments[indices], graph[:, indices])
-    json_path = folder / f"{name}.json"
-    metadata = read_json(json_path, "the record of the clip") if json_path.is_file() else {}
-    return ClipRecord(name, frames, ids, times_s, metadata)
+    return ClipRecord(name, frames, ids, times_s, read_metadata_if_any(folder, name))
 
 
 def write(record: ClipRecord, folder: Path) -> None:
@@ -56,10 +55,7 @@ def write(record: ClipRecord, folder: Path) -> None:
     Raises:
         ValueError: if the clip has pixels that nobody knows, which this layout cannot say.
     """
-    if record.trajectory_ids.min() < 0:
-        raise ValueError(
-            f"Clip {record.name} has pixels of unknown truth (-1); only the layout `worlds` can hold them."
-        )
+    refuse_unknown_pixels(record)
     path = folder / record.name
     path.parent.mkdir(parents=True, exist_ok=True)
     segments, graph = graph_from_ids(record.trajectory_ids)
