@@ -2,7 +2,7 @@
 
 What you will see: a PNG with the training loss (mean of 50 steps) above and the held-out scores below.
 
-    python examples/plot_training_curve.py runs/tiny-96 runs/tiny-positions --out curve.png
+    python examples/plot_training_curve.py runs/tiny-images runs/tiny-clips --out curve.png
 
 Needs: ``pip install trajtok[viz]``; seconds.
 """

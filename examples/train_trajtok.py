@@ -5,7 +5,7 @@ folder `metrics.jsonl`, TensorBoard files, resumable checkpoints and at the end 
 Start the same command again to continue a run that was stopped or killed: it goes on from its last checkpoint with
 the same clips, the same views and the same losses.
 
-    accelerate launch examples/train_trajtok.py --recipe examples/recipes/trajtok_tiny.yaml --out runs/trajtok-tiny
+    accelerate launch examples/train_trajtok.py --recipe examples/recipes/trajtok_tiny_images.yaml --out runs/tiny
     accelerate launch --num_processes 2 --cpu examples/train_trajtok.py --recipe ... --out ...      # the same losses
     accelerate launch examples/train_trajtok.py --recipe ... --out ... train.path=my_clips num_steps=500
 

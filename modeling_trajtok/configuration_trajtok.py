@@ -7,11 +7,12 @@ To:   modeling_trajtok
 
 import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, DINOv3ConvNextConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 POSITIVE_FIELDS = (
@@ -27,22 +28,33 @@ POSITIVE_FIELDS = (
 )
 
 
-def reject_misspelt_fields(config: PreTrainedConfig, extra: dict[str, Any]) -> None:
-    """Raise when an unknown keyword looks like one of the configuration's own fields.
+def reject_misspelt(owner: str, unknown: Iterable[str], known: Iterable[str]) -> None:
+    """Raise when an unknown keyword looks like a known one.
 
-    Transformers stores unknown keywords silently, so ``num_trajectorys=64`` would leave the default of 128 in force.
+    Transformers stores or passes on unknown keywords silently, so ``num_trajectorys=64`` would leave the default of
+    128 in force, and ``trajectory_label=...`` would give no loss.
+
+    Args:
+        owner: what the keywords were given to, for the message.
+        unknown: the keywords that were not understood.
+        known: those that would have been.
 
     Raises:
-        ValueError: naming the unknown keyword and the field it resembles.
+        ValueError: naming the unknown keyword and the one it resembles.
     """
-    known = [field.name for field in fields(config)]
-    for name in extra:
+    known = list(known)
+    for name in unknown:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if close and not name.startswith("_"):
+        if close and close[0] != name and not name.startswith("_"):
             raise ValueError(
-                f"{type(config).__name__} has no field `{name}`, did you mean `{close[0]}`? "
-                f"Rename it, or remove it if it was not meant for this model."
+                f"{owner} has no `{name}`, did you mean `{close[0]}`? Rename it, or remove it if it was not meant for "
+                "this model."
             )
+
+
+def field_names(config_class: type[PreTrainedConfig]) -> list[str]:
+    """The fields of a configuration."""
+    return [field.name for field in fields(config_class)]
 
 
 @strict
@@ -62,7 +74,6 @@ class TrajTokConfig(PreTrainedConfig):
         encoder_positions: the same choice for the trajectory encoder.
         rotary_theta: base of the rotary frequencies.
         feature_fusion: how the four backbone stages become one feature map.
-        patch_positions: add where and when a patch is, as a share of the clip, to its features (not in the original).
         detach_patch_features: stop the gradient from the trajectory queries into the backbone (as the original does).
         high_res_factor: upsampling factor of the high-resolution masks (1, 2, 4 or 8); None leaves the head out.
         max_tokens_per_trajectory: L, tokens that the encoder can emit per trajectory; calls may ask for fewer.
@@ -74,10 +85,14 @@ class TrajTokConfig(PreTrainedConfig):
         matching: cost of the Hungarian matching: "soft" (Dice and cross-entropy of the soft masks) or "iou" (IoU of
             the hard assignment, as in the original).
         pixel_loss: "cross_entropy" or "focal" (gamma 2, as in the original).
+        label_resampling: how labels come to the patch grid: "area" (each patch has its share of every label) or
+            "nearest" (the label at the patch's upper left corner, as in the original, which costs sharp borders).
         loss_pooling: losses are means within each clip, then over clips ("clip"; the same for any way of splitting a
             batch), or over the whole batch, with label m of all clips as one mask ("batch", as in the original).
         pixel_loss_weight: weight of the pixel loss in the segmentation loss.
         dice_loss_weight: weight of the Dice loss in the segmentation loss.
+        auxiliary_loss_weight: weight of the loss of the queries after each perceiver layer but the last, so that every
+            layer learns to separate trajectories; 0 leaves it out, as the original does.
         initial_logit_scale: factor on the cosine of patch and trajectory at initialisation, 1 to 20 (the original
             starts at 3.8, too flat for many trajectories to separate when training from scratch).
         frames_per_block: frames that inference keeps in flight at a time; bounds memory, does not change the result.
@@ -103,7 +118,6 @@ class TrajTokConfig(PreTrainedConfig):
     encoder_positions: Literal["sequence", "grid"] = "sequence"
     rotary_theta: float = 10000.0
     feature_fusion: Literal["sum", "concat", "last"] = "sum"
-    patch_positions: bool = False
     detach_patch_features: bool = True
     high_res_factor: int | None = 4
     max_tokens_per_trajectory: int = 1
@@ -112,17 +126,21 @@ class TrajTokConfig(PreTrainedConfig):
     encoder_output_size: int | None = None
     matching: Literal["soft", "iou"] = "soft"
     pixel_loss: Literal["cross_entropy", "focal"] = "focal"
+    label_resampling: Literal["area", "nearest"] = "area"
     loss_pooling: Literal["clip", "batch"] = "clip"
     pixel_loss_weight: float = 1.0
     dice_loss_weight: float = 2.0
+    auxiliary_loss_weight: float = 1.0
     initial_logit_scale: float = 1.0 + math.log(17.0)
     frames_per_block: int = 4
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-6
 
     def __post_init__(self, **kwargs):
-        reject_misspelt_fields(self, kwargs)
+        reject_misspelt("TrajTokConfig", kwargs, field_names(type(self)))
         if isinstance(self.backbone_config, dict):
+            unknown = [name for name in self.backbone_config if not hasattr(DINOv3ConvNextConfig, name)]
+            reject_misspelt("backbone_config", unknown, field_names(DINOv3ConvNextConfig))
             self.backbone_config = {"model_type": "dinov3_convnext", **self.backbone_config}
         self.encoder_input_size = self.encoder_input_size or self.hidden_size
         self.encoder_output_size = self.encoder_output_size or self.encoder_input_size

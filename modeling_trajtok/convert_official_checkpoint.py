@@ -66,13 +66,13 @@ SEGMENTER = {
     **_below(BACKBONE, "patch_encoder.backbone", "patch_encoder.backbone"),
     "patch_encoder.proj.{i}.{p}": "patch_encoder.projections.{i}.{p}",
     "patch_encoder.ln.{p}": "patch_encoder.norm.{p}",
-    "trajectory_perceiver.latents": "latents",
+    "trajectory_perceiver.latents": "latents.weight",
     **_below(PERCEIVER, "trajectory_perceiver", "perceiver"),
     "patch_decoder_low_res.{i}.{p}": "patch_head.{i}.{p}",
     "traj_seg_head_low_res.{i}.{p}": "trajectory_head.{i}.{p}",
     "patch_decoder_high_res.conv_up.{i}.{p}": "high_res_patch_head.upsample.{i}.{p}",
     "traj_seg_head_high_res.{i}.{p}": "high_res_trajectory_head.{i}.{p}",
-    "log_scale": "log_scale",
+    "log_scale": "assignment.log_scale",
 }
 ENCODER = {
     "latents": "encoder.latents",
@@ -216,7 +216,9 @@ def infer_config(state: dict[str, Tensor], **overrides) -> TrajTokConfig:
         "high_res_factor": {0: None, 1: 1, 4: 2, 6: 4, 8: 8}.get(upsampling),
         "matching": "iou",
         "pixel_loss": "focal",
+        "label_resampling": "nearest",
         "loss_pooling": "batch",
+        "auxiliary_loss_weight": 0.0,
     }
     if layout.encoder is not None:
         encoder = f"{layout.encoder}traj_feature_updater."
@@ -358,11 +360,11 @@ def to_official(model: TrajTokPreTrainedModel) -> dict[str, Tensor]:
     the original's ``SimpleSegmenter`` or ``SegmentTokenizer``.
     """
     config, state = model.config, dict(model.state_dict())
-    if config.num_attention_heads != NUM_HEADS or config.rotary_theta != 10000.0 or config.patch_positions:
+    if config.num_attention_heads != NUM_HEADS or config.rotary_theta != 10000.0:
         raise CheckpointError(
             f"The model has num_attention_heads={config.num_attention_heads}, rotary_theta={config.rotary_theta}, "
-            f"patch_positions={config.patch_positions}, expected {NUM_HEADS}, 10000 and False: the original's code "
-            "has no others, so a model that was trained with them cannot be converted back."
+            f"expected {NUM_HEADS} and 10000: the original's code has no others, so a model that was trained with "
+            "them cannot be converted back."
         )
     layout = LAYOUTS[0] if isinstance(model, TrajTokModel) else LAYOUTS[2]
     official = {}

@@ -68,7 +68,7 @@ class TrajTokEncoder(nn.Module):
             anchor_features=anchor_features,
             num_trajectories=self.num_trajectories,
         )
-        tokens = self.output_proj(self.perceiver(queries.expand(batch, -1, -1), blocks, membership))
+        tokens = self.output_proj(self.perceiver(queries.expand(batch, -1, -1), blocks, membership)[-1])
 
         present = trajectory_ids.new_zeros(batch, self.num_trajectories + 1, dtype=torch.bool)
         present = present.scatter(1, trajectory_ids % (self.num_trajectories + 1), True)[:, :-1]

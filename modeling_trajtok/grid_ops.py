@@ -51,10 +51,10 @@ def resize_patches(patches: Tensor, grid: GridSize, size_hw: tuple[int, int]) ->
 
 
 def resize_ids(ids: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Nearest-neighbour resize of integer ids: (B, T, H, W) -> (B, T, H', W')."""
+    """Resize integer ids, each new cell taking the id at its centre: (B, T, H, W) -> (B, T, H', W')."""
     if tuple(ids.shape[-2:]) == tuple(size_hw):
         return ids
-    return F.interpolate(ids.to(torch.float32), size=size_hw, mode="nearest").to(ids.dtype)
+    return F.interpolate(ids.to(torch.float32), size=size_hw, mode="nearest-exact").to(ids.dtype)
 
 
 def expand_frame_mask(frame_mask: Tensor, grid: GridSize) -> Tensor:

@@ -6,6 +6,7 @@ From: processors (video_processing_trajtok)     To: TrajViT2, TrajAdapter, TrajV
 Paper: arXiv 2602.22779     Official: segmenter.py
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -17,21 +18,22 @@ from transformers import initialization as init
 from transformers.models.dinov3_convnext.modeling_dinov3_convnext import DINOv3ConvNextLayer
 from transformers.utils import can_return_tuple
 
-from .configuration_trajtok import TrajTokConfig
+from .configuration_trajtok import TrajTokConfig, reject_misspelt
 from .encoder_trajtok import TrajTokEncoder
 from .grid_ops import GridSize, expand_frame_mask, resize_ids, resize_patches
-from .losses_trajtok import segmentation_loss
+from .losses_trajtok import SegmentationLoss, patch_label_masks, segmentation_loss
 from .outputs_trajtok import TrajTokOutput
 from .perceiver_trajtok import PatchBlocks
-from .segmenter_trajtok import TrajTokSegmenter
+from .segmenter_trajtok import TrajTokAssignment, TrajTokLatents, TrajTokSegmenter
 
 
 class Segmentation(NamedTuple):
-    """What the segmenter finds in a batch of clips; fields as in `TrajTokOutput`."""
+    """What the segmenter finds in a batch of clips; fields as in `TrajTokOutput`, and the earlier layers' queries."""
 
     patch_features: Tensor
     trajectory_queries: Tensor
     assignment_logits: Tensor
+    auxiliary_queries: tuple[Tensor, ...]
 
 
 class TrajTokPreTrainedModel(PreTrainedModel):
@@ -54,8 +56,9 @@ class TrajTokPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, TrajTokSegmenter):
-            init.normal_(module.latents, std=self.config.initializer_range)
+        if isinstance(module, TrajTokLatents):
+            init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, TrajTokAssignment):
             # The inverse of the softplus through which the scale is read.
             init.constant_(module.log_scale, math.log(math.expm1(self.config.initial_logit_scale - 1.0)))
         elif isinstance(module, DINOv3ConvNextLayer):
@@ -72,24 +75,23 @@ class TrajTokPreTrainedModel(PreTrainedModel):
     def _blocks(self, features: Tensor, grid: GridSize, valid: Tensor | None = None) -> PatchBlocks:
         return PatchBlocks.from_features(features, grid, self._frames_per_block(features.shape[0], grid), valid)
 
-    def _encode_patches(self, pixel_values_videos: Tensor, grid: GridSize, frame_valid: Tensor | None) -> Tensor:
+    def _encode_patches(self, pixel_values_videos: Tensor, grid: GridSize) -> Tensor:
         """Clips (B, T, 3, H_px, W_px) -> patch_features (B, N, D), a block of frames at a time."""
         batch, step = pixel_values_videos.shape[0], self._frames_per_block(pixel_values_videos.shape[0], grid)
         pixels = pixel_values_videos.to(self.segmenter.patch_encoder.norm.weight.dtype)
-        num_frames = None if frame_valid is None else frame_valid.sum(dim=1)
         if step >= grid.t:
-            return self.segmenter.encode_frames(pixels, grid, 0, num_frames)
+            return self.segmenter.encode_frames(pixels)
         per_frame = grid.patches_per_frame
         features = pixels.new_empty(batch, grid.num_patches, self.config.hidden_size)
         for first in range(0, grid.t, step):
-            block = self.segmenter.encode_frames(pixels[:, first : first + step], grid, first, num_frames)
+            block = self.segmenter.encode_frames(pixels[:, first : first + step])
             features[:, first * per_frame : first * per_frame + block.shape[1]] = block
         return features
 
     def _segment(self, patch_features: Tensor, grid: GridSize, valid: Tensor | None) -> Segmentation:
         """Group the patches of clips: features (B, N, D) -> queries (B, K, D) and logits (B, N, K)."""
         blocks = self._blocks(patch_features, grid, valid)
-        queries = self.segmenter.trajectory_queries(blocks)
+        *auxiliary_queries, queries = self.segmenter.trajectory_queries(blocks)
         if blocks.is_whole:
             logits = self.segmenter.assignment_logits(patch_features, queries)
         else:
@@ -104,36 +106,48 @@ class TrajTokPreTrainedModel(PreTrainedModel):
             for _, part, _ in block_logits:
                 logits[:, first : first + part.shape[1]] = part
                 first += part.shape[1]
-        return Segmentation(patch_features, queries, logits)
+        return Segmentation(patch_features, queries, logits, tuple(auxiliary_queries))
 
     def _segmentation_losses(
         self,
-        logits: Tensor,
+        segmentation: Segmentation,
         high_res_logits: Tensor | None,
         labels: Tensor,
         frame_valid: Tensor | None,
         grid: GridSize,
     ) -> dict[str, Tensor]:
-        """The parts of the segmentation loss and their weighted sum, at low and (if given) high resolution."""
+        """The parts of the segmentation loss at low and (if given) high resolution, and the weighted sum of all."""
         config = self.config
         if frame_valid is not None:
             labels = labels.masked_fill(~frame_valid[:, :, None, None], -1)
-        sizes = [(logits, (grid.h, grid.w))]
+
+        def compare(logits: Tensor, masks: Tensor) -> SegmentationLoss:
+            return segmentation_loss(
+                logits, masks, matching=config.matching, pixel=config.pixel_loss, pooling=config.loss_pooling
+            )
+
+        def masks_of(size_hw: tuple[int, int]) -> Tensor:
+            return patch_label_masks(labels, size_hw, config.num_trajectories, config.label_resampling)
+
+        def weighted(pixel: Tensor, dice: Tensor) -> Tensor:
+            return config.pixel_loss_weight * pixel + config.dice_loss_weight * dice
+
+        masks = masks_of((grid.h, grid.w))
+        pixel, dice = compare(segmentation.assignment_logits, masks)
         if high_res_logits is not None:
             factor = config.high_res_factor
-            sizes.append((high_res_logits, (grid.h * factor, grid.w * factor)))
-        pixel, dice = 0.0, 0.0
-        for level_logits, size_hw in sizes:
-            level = segmentation_loss(
-                level_logits,
-                resize_ids(labels, size_hw).flatten(1),
-                matching=config.matching,
-                pixel=config.pixel_loss,
-                pooling=config.loss_pooling,
-            )
-            pixel, dice = pixel + level.pixel, dice + level.dice
-        loss = config.pixel_loss_weight * pixel + config.dice_loss_weight * dice
+            high_res = compare(high_res_logits, masks_of((grid.h * factor, grid.w * factor)))
+            pixel, dice = pixel + high_res.pixel, dice + high_res.dice
+        loss = weighted(pixel, dice)
+        if config.auxiliary_loss_weight:
+            for queries in segmentation.auxiliary_queries:
+                logits = self.segmenter.assignment_logits(segmentation.patch_features, queries)
+                loss = loss + config.auxiliary_loss_weight * weighted(*compare(logits, masks))
         return {"loss": loss, "pixel_loss": pixel, "dice_loss": dice}
+
+    def _check_keywords(self, unknown: dict) -> None:
+        if unknown:
+            reject_misspelt(f"{type(self).__name__}.forward", unknown, inspect.signature(self.forward).parameters)
 
     def _check_videos(self, pixel_values_videos: Tensor) -> GridSize:
         encoder = self.segmenter.patch_encoder
@@ -225,7 +239,7 @@ class TrajTokSegmenterModel(TrajTokPreTrainedModel):
             frame_valid: (B, T), False for padded frames, which stand at the end; None if there are none.
             trajectory_labels: (B, T, h, w) at any resolution, 0 ... K-1, -1 = ignore: adds the segmentation loss.
             output_high_res: also compute masks at ``high_res_factor`` times the patch grid (and their loss).
-            **kwargs: accepted for callers that pass the keywords of other models; not used.
+            **kwargs: accepted for callers that pass the keywords of other models; misspelt ones are errors.
 
         Returns:
             `TrajTokOutput` without trajectory tokens.
@@ -233,13 +247,15 @@ class TrajTokSegmenterModel(TrajTokPreTrainedModel):
         Raises:
             ValueError: for inputs of the wrong shape, type or range.
         """
+        self._check_keywords(kwargs)
         grid = self._check_videos(pixel_values_videos)
         batch = pixel_values_videos.shape[0]
         frame_valid = self._check_frame_valid(frame_valid, batch, grid.t)
         valid = None if frame_valid is None else expand_frame_mask(frame_valid, grid)
 
-        patch_features = self._encode_patches(pixel_values_videos, grid, frame_valid)
-        features, queries, logits = self._segment(patch_features, grid, valid)
+        patch_features = self._encode_patches(pixel_values_videos, grid)
+        segmentation = self._segment(patch_features, grid, valid)
+        features, queries, logits, _ = segmentation
         trajectory_ids = logits.argmax(dim=-1)
         if valid is not None:
             trajectory_ids = trajectory_ids.masked_fill(~valid, -1)
@@ -247,7 +263,7 @@ class TrajTokSegmenterModel(TrajTokPreTrainedModel):
         losses = {}
         if trajectory_labels is not None:
             labels = self._check_labels(trajectory_labels, batch, grid.t)
-            losses = self._segmentation_losses(logits, high_res, labels, frame_valid, grid)
+            losses = self._segmentation_losses(segmentation, high_res, labels, frame_valid, grid)
         return TrajTokOutput(
             trajectory_ids=trajectory_ids.view(batch, *grid),
             assignment_logits=logits,
@@ -295,7 +311,7 @@ class TrajTokModel(TrajTokPreTrainedModel):
             trajectory_labels: (B, T, h, w) at any resolution, 0 ... K-1, -1 = ignore: adds the segmentation loss.
             tokens_per_trajectory: L of this call (default: all that were built).
             output_high_res: also compute masks at ``high_res_factor`` times the patch grid (and their loss).
-            **kwargs: accepted for callers that pass the keywords of other models; not used.
+            **kwargs: accepted for callers that pass the keywords of other models; misspelt ones are errors.
 
         Returns:
             `TrajTokOutput`.
@@ -303,8 +319,11 @@ class TrajTokModel(TrajTokPreTrainedModel):
         Raises:
             ValueError: for missing or contradicting inputs, or inputs of the wrong shape, type or range.
         """
+        self._check_keywords(kwargs)
         tokens = self._check_tokens(tokens_per_trajectory)
         grid, encoder_grid = self._check_inputs(pixel_values_videos, patch_features, patch_grid)
+        if patch_features is not None:
+            patch_features = patch_features.to(self.encoder.output_proj.weight.dtype)
         batch = (pixel_values_videos if pixel_values_videos is not None else patch_features).shape[0]
         frame_valid = self._check_frame_valid(frame_valid, batch, encoder_grid.t)
         valid = None if frame_valid is None else expand_frame_mask(frame_valid, grid)
@@ -312,7 +331,7 @@ class TrajTokModel(TrajTokPreTrainedModel):
 
         features = queries = logits = high_res = encoder_logits = None
         if pixel_values_videos is not None and (patch_features is None or trajectory_ids is None):
-            features = self._encode_patches(pixel_values_videos, grid, frame_valid)
+            features = self._encode_patches(pixel_values_videos, grid)
         else:
             features = patch_features
         encoder_features = features if patch_features is None else patch_features
@@ -322,7 +341,8 @@ class TrajTokModel(TrajTokPreTrainedModel):
                     f"TrajTokModel got patch_features of width {features.shape[2]} alone, expected trajectory_ids or "
                     f"pixel_values_videos beside them: the segmenter reads width {self.config.hidden_size}."
                 )
-            features, queries, logits = self._segment(features, grid, valid)
+            segmentation = self._segment(features, grid, valid)
+            features, queries, logits, _ = segmentation
             encoder_logits = resize_patches(logits, grid, (encoder_grid.h, encoder_grid.w))
             ids = encoder_logits.argmax(dim=-1)
             map_ids = (ids if encoder_grid == grid else logits.argmax(dim=-1)).view(batch, *grid)
@@ -347,7 +367,7 @@ class TrajTokModel(TrajTokPreTrainedModel):
                     "is segmented when the trajectories are given, so there is nothing to compare with the labels."
                 )
             labels = self._check_labels(trajectory_labels, batch, grid.t)
-            losses = self._segmentation_losses(logits, high_res, labels, frame_valid, grid)
+            losses = self._segmentation_losses(segmentation, high_res, labels, frame_valid, grid)
         return TrajTokOutput(
             trajectory_embeds=embeds,
             token_valid=token_valid,
@@ -408,7 +428,7 @@ class TrajTokModel(TrajTokPreTrainedModel):
                     f"read_frames({first}, {last}) gave {pixels.shape[0]} clips, {pixels.shape[1]} frames, expected "
                     f"1 clip, {last - first} frames. Check num_frames={num_frames}, or use forward for several clips."
                 )
-            features = self.segmenter.encode_frames(pixels.to(dtype), grid, first)
+            features = self.segmenter.encode_frames(pixels.to(dtype))
             if progress is not None:
                 progress(last - first)
             return features
@@ -421,7 +441,7 @@ class TrajTokModel(TrajTokPreTrainedModel):
             for first, features, _ in blocks:
                 stored[:, first * per_frame : first * per_frame + features.shape[1]] = features
             blocks = PatchBlocks.from_features(stored, grid, self.config.frames_per_block).map(lambda x: x.to(dtype))
-        queries = self.segmenter.trajectory_queries(blocks)
+        queries = self.segmenter.trajectory_queries(blocks)[-1]
         logits = blocks.map(lambda features: self.segmenter.assignment_logits(features, queries))
         ids = torch.cat([part.argmax(dim=-1) for _, part, _ in logits], dim=1)
         embeds, token_valid = self._encode_trajectories(blocks, ids, logits, None, tokens)

@@ -315,9 +315,13 @@ class TrajTokAttention(nn.Module):
     def _heads(self, states: Tensor) -> Tensor:
         return states.view(*states.shape[:-1], self.num_heads, -1)
 
-    def _per_head(self, projection: nn.Linear) -> Tensor:
-        """Weight of a projection as (heads, d, D)."""
-        return projection.weight.view(self.num_heads, -1, projection.in_features)
+    def _per_head(self, projection: nn.Linear, states: Tensor) -> Tensor:
+        """The matrix that a projection applies to states (..., D), as (heads, d, D).
+
+        Asked of the module, not read from its weight: adapters and offloading act on the call.
+        """
+        identity = torch.eye(states.shape[-1], dtype=states.dtype, device=states.device)
+        return projection(identity).t().unflatten(0, (self.num_heads, -1))
 
     def _norm_context(self, features: Tensor) -> Tensor:
         return self.context_norm(features) if self.reads_latents else features
@@ -387,6 +391,8 @@ class TrajTokAttention(nn.Module):
         block_rotation = Rotation.from_angles(block_angles, dtype)
         queries = self._heads(self.q_proj(latents)) * self.scaling
 
+        key_weight = None if membership is None else self._per_head(self.k_proj, latents)
+
         result = self._attend_to_shared(queries, latents, latent_angles, blocks.grid, membership)
         first_patch = 0
         for first_frame, features, valid in blocks:
@@ -400,7 +406,7 @@ class TrajTokAttention(nn.Module):
                 part = attend_own(
                     block_queries,
                     self._norm_context(features),
-                    self._per_head(self.k_proj),
+                    key_weight,
                     rotation,
                     membership.patch_trajectory[:, first_patch:last_patch],
                     membership.num_trajectories,
@@ -409,7 +415,7 @@ class TrajTokAttention(nn.Module):
             first_patch = last_patch
         output = result.output.to(dtype)
         if membership is not None:
-            output = torch.einsum("bmhw,hdw->bmhd", output, self._per_head(self.v_proj))
+            output = torch.einsum("bmhw,hdw->bmhd", output, self._per_head(self.v_proj, latents))
         return output.flatten(2)
 
     def _attend_to_shared(
@@ -504,11 +510,19 @@ class TrajTokPerceiver(nn.Module):
             for _ in range(num_layers)
         )
 
-    def forward(self, latents: Tensor, blocks: PatchBlocks, membership: Membership | None = None) -> Tensor:
-        """Latents (B, K*L, D) read patches (B, N, D), all or (with ``membership``) their own -> (B, K*L, D)."""
+    def forward(
+        self, latents: Tensor, blocks: PatchBlocks, membership: Membership | None = None
+    ) -> tuple[Tensor, ...]:
+        """Latents (B, K*L, D) read patches (B, N, D), all or (with ``membership``) their own.
+
+        Returns:
+            The latents (B, K*L, D) after each layer.
+        """
         blocks = blocks.map(self.context_norm)
         if membership is not None:
             membership = membership._replace(anchor_features=self.context_norm(membership.anchor_features))
+        states = []
         for layer in self.layers:
             latents = layer(self.latent_norm(latents), blocks, membership)
-        return latents
+            states.append(latents)
+        return tuple(states)

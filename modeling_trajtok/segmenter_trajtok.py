@@ -92,43 +92,6 @@ class TrajTokPatchEncoder(nn.Module):
         return F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)
 
 
-class TrajTokPatchPositions(nn.Module):
-    """Where and when a patch is, as a share of its clip: Fourier features of (t, h, w) in [0, 1] through an MLP."""
-
-    NUM_FREQUENCIES = 4
-
-    def __init__(self, *, width: int):
-        super().__init__()
-        self.up_proj = nn.Linear(3 * 2 * self.NUM_FREQUENCIES, width)
-        self.down_proj = nn.Linear(width, width)
-
-    def forward(self, grid: GridSize, first_frame: int, last_frame: int, num_frames: Tensor) -> Tensor:
-        """Positions of some frames of clips.
-
-        Args:
-            grid: size of the clips.
-            first_frame: first frame wanted.
-            last_frame: frame after the last one wanted.
-            num_frames: (B,) frames of each clip that are not padding.
-
-        Returns:
-            (B, n, D) for the n patches of these frames.
-        """
-        weight = self.up_proj.weight
-        t, h, w = (
-            torch.arange(*bounds, device=weight.device) + 0.5
-            for bounds in ((first_frame, last_frame), (grid.h,), (grid.w,))
-        )
-        t = t / num_frames.unsqueeze(1)  # (B, t)
-        size = (len(num_frames), last_frame - first_frame, grid.h, grid.w)
-        places = (t[:, :, None, None], h.view(1, 1, -1, 1) / grid.h, w.view(1, 1, 1, -1) / grid.w)
-        places = torch.stack([place.expand(size) for place in places], dim=-1).flatten(1, 3)  # (B, n, 3)
-        frequencies = torch.pi * 2.0 ** torch.arange(self.NUM_FREQUENCIES, device=weight.device)
-        angles = (places.unsqueeze(-1) * frequencies).flatten(2)
-        waves = torch.cat((angles.sin(), angles.cos()), dim=-1).to(weight.dtype)
-        return self.down_proj(F.gelu(self.up_proj(waves)))
-
-
 class TrajTokHead(nn.Sequential):
     """MLP D -> D/4 -> ReLU -> D/8: puts patches and trajectories into the space where they are compared."""
 
@@ -164,6 +127,37 @@ class TrajTokHighResHead(nn.Module):
         return flatten_grid(self.upsample(unflatten_grid(patch_features, grid)), patch_features.shape[0])
 
 
+class TrajTokLatents(nn.Module):
+    """Learnt latents (K, D). A module of their own, because offloaded weights are fetched when a module is called."""
+
+    def __init__(self, num_latents: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_latents, width))
+
+    def forward(self) -> Tensor:
+        """The latents (K, D)."""
+        return self.weight
+
+
+class TrajTokAssignment(nn.Module):
+    """Cosine of patches and trajectories times a learnt scale between 1 and 20, in fp32.
+
+    bf16 cannot tell logits near 20 apart.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.empty(1))
+
+    def forward(self, patches: Tensor, trajectories: Tensor) -> Tensor:
+        """(B, n, E), (B, K, E) -> logits (B, n, K)."""
+        scale = (F.softplus(self.log_scale.float()) + 1.0).clamp(max=20.0)
+        with torch.autocast(patches.device.type, enabled=False):
+            patches = F.normalize(patches.float(), dim=-1)
+            trajectories = F.normalize(trajectories.float(), dim=-1) * scale
+            return patches @ trajectories.transpose(1, 2)
+
+
 class TrajTokSegmenter(nn.Module):
     """Backbone, query perceiver and the comparison of patches with queries."""
 
@@ -172,8 +166,7 @@ class TrajTokSegmenter(nn.Module):
         width = config.hidden_size
         self.detach_patch_features = config.detach_patch_features
         self.patch_encoder = TrajTokPatchEncoder(config.backbone_config, width=width, fusion=config.feature_fusion)
-        self.patch_positions = TrajTokPatchPositions(width=width) if config.patch_positions else None
-        self.latents = nn.Parameter(torch.empty(config.num_trajectories, width))
+        self.latents = TrajTokLatents(config.num_trajectories, width)
         self.perceiver = TrajTokPerceiver(
             config,
             width=width,
@@ -192,52 +185,26 @@ class TrajTokSegmenter(nn.Module):
                 width=width, factor=self.high_res_factor, eps=config.layer_norm_eps
             )
             self.high_res_trajectory_head = TrajTokHead(width)
-        self.log_scale = nn.Parameter(torch.empty(1))
+        self.assignment = TrajTokAssignment()
 
-    def encode_frames(
-        self, pixel_values_videos: Tensor, grid: GridSize, first_frame: int = 0, num_frames: Tensor | None = None
-    ) -> Tensor:
-        """Patch features of consecutive frames of clips.
+    def encode_frames(self, pixel_values_videos: Tensor) -> Tensor:
+        """Frames of clips (B, t, 3, H_px, W_px) -> their patch features (B, t*H*W, D)."""
+        features = self.patch_encoder(pixel_values_videos.flatten(0, 1))
+        return features.reshape(pixel_values_videos.shape[0], -1, features.shape[2])
 
-        Args:
-            pixel_values_videos: (B, t, 3, H_px, W_px) the frames.
-            grid: size of the whole clips.
-            first_frame: where the frames stand in their clips.
-            num_frames: (B,) frames of each clip that are not padding; None if all are real.
-
-        Returns:
-            (B, t*H*W, D).
-        """
-        batch, length = pixel_values_videos.shape[:2]
-        features = self.patch_encoder(pixel_values_videos.flatten(0, 1)).reshape(
-            batch, length * grid.patches_per_frame, -1
-        )
-        if self.patch_positions is None:
-            return features
-        if num_frames is None:
-            num_frames = torch.full((1,), grid.t, device=features.device)
-        return features + self.patch_positions(grid, first_frame, first_frame + length, num_frames)
-
-    def trajectory_queries(self, blocks: PatchBlocks) -> Tensor:
-        """What the learnt latents have read from a clip's patches: (B, K, D)."""
+    def trajectory_queries(self, blocks: PatchBlocks) -> tuple[Tensor, ...]:
+        """What the learnt latents have read from a clip's patches after each layer: (B, K, D) each."""
         if self.detach_patch_features and torch.is_grad_enabled():
             blocks = blocks.map(Tensor.detach)
-        return self.perceiver(self.latents.expand(blocks.batch_size, -1, -1), blocks)
+        return self.perceiver(self.latents().expand(blocks.batch_size, -1, -1), blocks)
 
     def assignment_logits(self, patch_features: Tensor, trajectory_queries: Tensor) -> Tensor:
-        """(B, n, D), (B, K, D) -> (B, n, K) in fp32: bf16 cannot tell logits near 20 apart."""
-        return self._scaled_cosine(self.patch_head(patch_features), self.trajectory_head(trajectory_queries))
+        """(B, n, D), (B, K, D) -> (B, n, K) in fp32."""
+        return self.assignment(self.patch_head(patch_features), self.trajectory_head(trajectory_queries))
 
     def high_res_logits(self, patch_features: Tensor, trajectory_queries: Tensor, grid: GridSize) -> Tensor:
         """(B, n, D), (B, K, D) -> (B, n*f*f, K) in fp32, for the n patches of ``grid``."""
         if self.high_res_factor is None:
             raise ValueError("Got output_high_res=True, expected a model built with a high_res_factor (here None).")
         pixels = self.high_res_patch_head(patch_features, grid)
-        return self._scaled_cosine(pixels, self.high_res_trajectory_head(trajectory_queries))
-
-    def _scaled_cosine(self, patches: Tensor, trajectories: Tensor) -> Tensor:
-        scale = (F.softplus(self.log_scale.float()) + 1.0).clamp(max=20.0)
-        with torch.autocast(patches.device.type, enabled=False):
-            patches = F.normalize(patches.float(), dim=-1)
-            trajectories = F.normalize(trajectories.float(), dim=-1) * scale
-            return patches @ trajectories.transpose(1, 2)
+        return self.assignment(pixels, self.high_res_trajectory_head(trajectory_queries))

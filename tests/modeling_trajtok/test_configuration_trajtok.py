@@ -9,7 +9,7 @@ from transformers import DINOv3ConvNextConfig, ViTConfig
 
 import modeling_trajtok
 from modeling_trajtok import TrajTokConfig, TrajTokModel
-from modeling_trajtok.configuration_trajtok import reject_misspelt_fields
+from modeling_trajtok.configuration_trajtok import field_names, reject_misspelt
 
 OWN_FIELDS = sorted(set(TrajTokConfig.__annotations__) - {"sub_configs_defaults", "model_type"})
 
@@ -33,7 +33,7 @@ def test_defaults_are_the_released_sizes():
     ],
 )
 def test_a_misspelt_field_is_recognised(misspelt, meant, tmp_path):
-    with pytest.raises(ValueError, match=f"no field `{misspelt}`, did you mean `{meant}`"):
+    with pytest.raises(ValueError, match=f"no `{misspelt}`, did you mean `{meant}`"):
         TrajTokConfig(**{misspelt: 8})
     TrajTokConfig().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
@@ -42,8 +42,13 @@ def test_a_misspelt_field_is_recognised(misspelt, meant, tmp_path):
         TrajTokConfig.from_pretrained(tmp_path)
 
 
+def test_a_misspelt_field_of_the_backbone_is_recognised():
+    with pytest.raises(ValueError, match="backbone_config has no `depth`, did you mean `depths`"):
+        TrajTokConfig(backbone_config={"depth": [1, 1, 1, 1]})
+
+
 def test_what_transformers_itself_stores_is_not_a_misspelling():
-    reject_misspelt_fields(TrajTokConfig(), {"auto_map": {}, "torch_dtype": "float32", "_hidden_size": 1})
+    reject_misspelt("TrajTokConfig", ["auto_map", "torch_dtype", "_hidden_size"], field_names(TrajTokConfig))
 
 
 def test_saved_and_loaded(tiny_config, tmp_path):
