@@ -14,12 +14,10 @@ Original: segmenter/scripts/train.sh
 """
 
 import argparse
-import json
 import math
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,118 +25,15 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from evaluation import summarise
 from evaluation.segmenter_evaluation import evaluate_segmenter
-from torch.utils.data import DataLoader, Subset
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.data import DataLoader
 from tqdm import tqdm
-from training.clip_cache import ClipCache, WorldClips
-from training.recipe import ClipSource, TrajTokRecipe, load_recipe
+from training.clip_cache import ClipCache, open_clips
+from training.loop import RunFolder, StepBatches, build_optimizer, set_learning_rate
+from training.recipe import TrajTokRecipe, load_recipe
 from training.segmentation_views import SegmentationViews
-from trajectory_data import ClipRecord, open_dataset
-from worlds import WorldConfig
+from trajectory_data import ClipRecord
 
 from modeling_trajtok import TrajTokConfig, TrajTokModel, TrajTokSegmenterModel, TrajTokVideoProcessor
-
-
-def open_clips(source: ClipSource, size_px: int) -> Sequence[ClipRecord]:
-    """The clips of a source: files, or worlds of ``size_px`` pixels."""
-    if source.path:
-        clips = open_dataset(source.path, source.layout, num_frames=source.num_frames)
-        return Subset(clips, range(source.num_clips)) if 0 < source.num_clips < len(clips) else clips
-    config = WorldConfig.named(source.difficulty, num_frames=source.num_frames, height=size_px, width=size_px)
-    return WorldClips(source.seed, source.num_clips, config)
-
-
-class StepBatches:
-    """Which views this process reads: for each step from ``first_step`` on, its share of each micro-batch.
-
-    The views of a step depend on the step alone, so neither a restart nor the number of processes changes them.
-    """
-
-    def __init__(self, recipe: TrajTokRecipe, accelerator: Accelerator, first_step: int):
-        shares = accelerator.num_processes * recipe.accumulation_steps
-        if recipe.batch_size % shares:
-            raise ValueError(
-                f"batch_size={recipe.batch_size} cannot be shared by {accelerator.num_processes} processes x "
-                f"{recipe.accumulation_steps} accumulation steps, expected a multiple of {shares}."
-            )
-        self.share = recipe.batch_size // shares
-        self.recipe, self.accelerator, self.first_step = recipe, accelerator, first_step
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.first_step, self.recipe.num_steps):
-            for micro in range(self.recipe.accumulation_steps):
-                position = micro * self.accelerator.num_processes + self.accelerator.process_index
-                first = step * self.recipe.batch_size + position * self.share
-                yield list(range(first, first + self.share))
-
-    def __len__(self) -> int:
-        return (self.recipe.num_steps - self.first_step) * self.recipe.accumulation_steps
-
-
-class RunFolder:
-    """Files of a run: checkpoints that are complete or absent, and a log that never runs ahead of them."""
-
-    def __init__(self, path: Path, accelerator: Accelerator):
-        self.path, self.accelerator = path, accelerator
-        self.metrics = path / "metrics.jsonl"
-        self.writer = None
-
-    def last_step(self) -> int:
-        """Step of the newest checkpoint, 0 if there is none."""
-        steps = [int(folder.name.split("-")[1]) for folder in (self.path / "checkpoints").glob("step-*")]
-        return max(steps, default=0)
-
-    def resume(self) -> int:
-        """Load the newest checkpoint and forget what was logged after it; returns the number of finished steps."""
-        step = self.last_step()
-        if step:
-            self.accelerator.load_state(str(self.path / "checkpoints" / f"step-{step}"))
-        if self.accelerator.is_main_process:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if self.metrics.exists():
-                lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-                self.metrics.write_text("".join(kept), encoding="utf-8")
-            self.writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
-        self.accelerator.wait_for_everyone()
-        return step
-
-    def save(self, step: int) -> None:
-        """Write a checkpoint beside its final name, then rename it; keep the two newest."""
-        checkpoints = self.path / "checkpoints"
-        partial = checkpoints / "partial"
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            partial.replace(checkpoints / f"step-{step}")
-            for old in sorted(checkpoints.glob("step-*"), key=lambda folder: int(folder.name.split("-")[1]))[:-2]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Append to the log, on the main process."""
-        if self.accelerator.is_main_process:
-            with open(self.metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-
-
-def build_optimizer(model: torch.nn.Module, recipe: TrajTokRecipe) -> torch.optim.AdamW:
-    """AdamW; matrices and kernels decay, vectors (norms, biases, scales) do not."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
-
-
-def learning_rate(step: int, recipe: TrajTokRecipe) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth of the peak."""
-    warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / recipe.num_steps)))
-    return recipe.learning_rate * warmup * (0.02 + 0.98 * cosine)
 
 
 def evaluate(
@@ -222,9 +117,7 @@ def train(recipe: TrajTokRecipe, out: Path, cache: Path, mixed_precision: str) -
     model.train()
     for step in progress:
         started = time.perf_counter()
-        rate = learning_rate(step, recipe)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        rate = set_learning_rate(optimizer, step, recipe)
         totals = torch.zeros(3, device=accelerator.device)
         for _ in range(recipe.accumulation_steps):
             batch = {name: value.to(accelerator.device) for name, value in next(batches).items()}

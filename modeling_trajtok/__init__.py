@@ -4,12 +4,19 @@ import modeling_trajtok
 from transformers import AutoModel, AutoVideoProcessor
 """
 
-from transformers import AutoConfig, AutoModel, AutoVideoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor, AutoVideoProcessor
 
 from .configuration_trajtok import TrajTokConfig
+from .configuration_trajvit2 import TrajViT2Config, TrajViT2TransformerConfig
 from .modeling_trajtok import TrajTokModel, TrajTokPreTrainedModel, TrajTokSegmenterModel
-from .outputs_trajtok import TrajTokOutput
-from .processors import TrajTokVideoProcessor
+from .modeling_trajvit2 import (
+    TrajViT2ForVideoClassification,
+    TrajViT2Model,
+    TrajViT2PreTrainedModel,
+    TrajViT2VideoModel,
+)
+from .outputs_trajtok import TrajTokOutput, TrajViT2ClassifierOutput, TrajViT2Output, TrajViT2VideoOutput
+from .processors import TrajTokVideoProcessor, TrajViT2Processor
 
 __version__ = "0.1.0"
 
@@ -17,10 +24,20 @@ AutoConfig.register(TrajTokConfig.model_type, TrajTokConfig)
 AutoModel.register(TrajTokConfig, TrajTokModel)
 AutoVideoProcessor.register(TrajTokConfig, TrajTokVideoProcessor)
 
+AutoConfig.register(TrajViT2Config.model_type, TrajViT2Config)
+AutoModel.register(TrajViT2Config, TrajViT2Model)
+AutoModelForVideoClassification.register(TrajViT2Config, TrajViT2ForVideoClassification)
+AutoVideoProcessor.register(TrajViT2Config, TrajTokVideoProcessor)
+AutoProcessor.register(TrajViT2Config, TrajViT2Processor)
+
 # With these, save_pretrained writes the code beside the weights, for `trust_remote_code=True` without this package.
 TrajTokConfig.register_for_auto_class()
 TrajTokModel.register_for_auto_class("AutoModel")
 TrajTokVideoProcessor.register_for_auto_class()
+TrajViT2Config.register_for_auto_class()
+TrajViT2Model.register_for_auto_class("AutoModel")
+TrajViT2ForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
+TrajViT2Processor.register_for_auto_class()
 
 __all__ = [
     "TrajTokConfig",
@@ -29,4 +46,14 @@ __all__ = [
     "TrajTokPreTrainedModel",
     "TrajTokSegmenterModel",
     "TrajTokVideoProcessor",
+    "TrajViT2ClassifierOutput",
+    "TrajViT2Config",
+    "TrajViT2ForVideoClassification",
+    "TrajViT2Model",
+    "TrajViT2Output",
+    "TrajViT2PreTrainedModel",
+    "TrajViT2Processor",
+    "TrajViT2TransformerConfig",
+    "TrajViT2VideoModel",
+    "TrajViT2VideoOutput",
 ]

@@ -57,6 +57,17 @@ def field_names(config_class: type[PreTrainedConfig]) -> list[str]:
     return [field.name for field in fields(config_class)]
 
 
+def reject_other_model(config_class: type[PreTrainedConfig], config_dict: dict[str, Any]) -> None:
+    """Raise a ValueError for the values of another type of model, whose weights would be replaced by random ones."""
+    found = config_dict.get("model_type", config_class.model_type)
+    if found != config_class.model_type:
+        raise ValueError(
+            f"{config_class.__name__} got the configuration of a `{found}` model, expected "
+            f"`{config_class.model_type}`. Load that checkpoint with AutoModel; convert the original's files with "
+            "modeling_trajtok.convert_official_checkpoint."
+        )
+
+
 @strict
 class TrajTokConfig(PreTrainedConfig):
     """Configuration of `TrajTokModel` and `TrajTokSegmenterModel`. The defaults are the sizes of the released models.
@@ -79,6 +90,10 @@ class TrajTokConfig(PreTrainedConfig):
         max_tokens_per_trajectory: L, tokens that the encoder can emit per trajectory; calls may ask for fewer.
         encoder_queries: what the encoder's queries start from: learnt "latents", the soft "mean" of each trajectory's
             patch features, or the sum of both. With "mean" the gradient of a task reaches the segmenter.
+        patch_positions: add an embedding of each patch's time, row and column to what the encoder reads. Without it
+            (as in the original) a token cannot tell where its trajectory is or how it moves unless the features do.
+        detach_segmentation: stop the gradient of a task, through trajectory tokens, into the segmenter; the
+            segmentation loss still trains it.
         encoder_input_size: width of the features that the encoder reads (default: `hidden_size`); set it when the
             encoder works on the features of another backbone.
         encoder_output_size: width of the trajectory tokens (default: the encoder's input width).
@@ -122,6 +137,8 @@ class TrajTokConfig(PreTrainedConfig):
     high_res_factor: int | None = 4
     max_tokens_per_trajectory: int = 1
     encoder_queries: Literal["latents", "mean", "latents_and_mean"] = "latents"
+    patch_positions: bool = False
+    detach_segmentation: bool = False
     encoder_input_size: int | None = None
     encoder_output_size: int | None = None
     matching: Literal["soft", "iou"] = "soft"
@@ -153,13 +170,7 @@ class TrajTokConfig(PreTrainedConfig):
         Raises:
             ValueError: if they belong to another type of model, whose weights would be replaced by random ones.
         """
-        found = config_dict.get("model_type", cls.model_type)
-        if found != cls.model_type:
-            raise ValueError(
-                f"{cls.__name__} got the configuration of a `{found}` model, expected `{cls.model_type}`. Load that "
-                "checkpoint with AutoModel; convert the original's files with "
-                "modeling_trajtok.convert_official_checkpoint."
-            )
+        reject_other_model(cls, config_dict)
         return super().from_dict(config_dict, **kwargs)
 
     def validate_architecture(self):

@@ -6,11 +6,37 @@ From: segmenter_trajtok     To: the models on top
 Official: segmenter.py (``SegmentTokenizer``)
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .grid_ops import GridSize
 from .perceiver_trajtok import Membership, PatchBlocks, TrajTokPerceiver
+
+
+class TrajTokPatchPositions(nn.Module):
+    """An embedding of where and when each patch is: sines of its time, row and column, each 0 to 1, then a projection.
+
+    Time runs over the valid frames of a clip, so padding does not change it.
+    """
+
+    def __init__(self, width: int, num_frequencies: int = 4):
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.proj = nn.Linear(6 * num_frequencies, width, bias=False)
+
+    def forward(self, patch_index: Tensor, grid: GridSize, num_frames: Tensor) -> Tensor:
+        """Patches (B or 1, n) of clips of ``num_frames`` (B or 1, 1) valid frames -> (B or 1, n, D)."""
+        in_frame = patch_index % grid.patches_per_frame
+        time = (patch_index // grid.patches_per_frame + 0.5) / num_frames
+        row = (in_frame // grid.w + 0.5) / grid.h
+        column = (in_frame % grid.w + 0.5) / grid.w
+        places = torch.stack(torch.broadcast_tensors(time, row, column), dim=-1)
+        octaves = torch.pi * 2.0 ** torch.arange(self.num_frequencies, device=patch_index.device)
+        angles = (places.unsqueeze(-1) * octaves).flatten(-2)
+        return self.proj(torch.cat((angles.sin(), angles.cos()), dim=-1).to(self.proj.weight.dtype))
 
 
 class TrajTokEncoder(nn.Module):
@@ -36,6 +62,7 @@ class TrajTokEncoder(nn.Module):
             theta=config.rotary_theta,
             eps=config.layer_norm_eps,
         )
+        self.patch_positions = TrajTokPatchPositions(width) if config.patch_positions else None
         self.output_proj = nn.Linear(width, config.encoder_output_size)
 
     def forward(
@@ -45,6 +72,7 @@ class TrajTokEncoder(nn.Module):
         assignment_logits: PatchBlocks | None,
         anchor_index: Tensor,
         anchor_features: Tensor,
+        num_frames: Tensor,
         tokens_per_trajectory: int,
     ) -> tuple[Tensor, Tensor]:
         """Encode the trajectories of a batch of clips.
@@ -55,11 +83,15 @@ class TrajTokEncoder(nn.Module):
             assignment_logits: (B, N, K) in the same blocks, for the soft mean; None: the mean is over the ids.
             anchor_index: (B, A) patches that every trajectory reads.
             anchor_features: (B, A, D) their features.
+            num_frames: (B or 1, 1) valid frames of each clip.
             tokens_per_trajectory: L of this call, at most the L that was built.
 
         Returns:
             trajectory_embeds (B, K*L, D_out) and token_valid (B, K*L): the trajectory owns at least one patch.
         """
+        if self.patch_positions is not None:
+            blocks, grid = blocks.with_positions(partial(self.patch_positions, num_frames=num_frames)), blocks.grid
+            anchor_features = anchor_features + self.patch_positions(anchor_index, grid, num_frames)
         queries = self._queries(blocks, trajectory_ids, assignment_logits, tokens_per_trajectory)
         batch = blocks.batch_size
         membership = Membership(

@@ -349,6 +349,9 @@ class TrajTokModel(TrajTokPreTrainedModel):
         else:
             map_ids = self._check_ids(trajectory_ids, batch, encoder_grid)
             ids = map_ids.flatten(1)
+        if self.config.detach_segmentation:
+            encoder_logits = None if encoder_logits is None else encoder_logits.detach()
+            encoder_features = encoder_features.detach() if patch_features is None else encoder_features
         if encoder_valid is not None:
             ids = ids.masked_fill(~encoder_valid, -1)
             map_ids = map_ids.masked_fill(~frame_valid[:, :, None, None], -1)
@@ -471,14 +474,15 @@ class TrajTokModel(TrajTokPreTrainedModel):
         if frame_valid is None:
             num_frames = 1 if grid.patches_per_frame >= num_anchors else num_anchors
             anchor_features = blocks.read(grid.t - num_frames, grid.t)[:, -num_anchors:]
-            end = torch.full((blocks.batch_size, 1), grid.num_patches, device=ids.device)
+            valid_frames = torch.full((1, 1), grid.t, device=ids.device)
         else:
-            end = frame_valid.sum(dim=1, keepdim=True) * grid.patches_per_frame
+            valid_frames = frame_valid.sum(dim=1, keepdim=True)
+        end = (valid_frames * grid.patches_per_frame).expand(blocks.batch_size, 1)
         anchor_index = (end - torch.arange(num_anchors, 0, -1, device=ids.device)).clamp(min=0)
         if frame_valid is not None:
             features = blocks.whole()
             anchor_features = features.gather(1, anchor_index.unsqueeze(2).expand(-1, -1, features.shape[2]))
-        return self.encoder(blocks, ids, logits, anchor_index, anchor_features, tokens)
+        return self.encoder(blocks, ids, logits, anchor_index, anchor_features, valid_frames, tokens)
 
     def _check_tokens(self, tokens_per_trajectory: int | None) -> int:
         most = self.config.max_tokens_per_trajectory

@@ -40,3 +40,71 @@ class TrajTokOutput(ModelOutput):
     trajectory_queries: FloatTensor | None = None
     pixel_loss: FloatTensor | None = None
     dice_loss: FloatTensor | None = None
+
+
+@dataclass
+class TrajViT2VideoOutput(ModelOutput):
+    """Output of the video tower; what was not computed is None.
+
+    Attributes:
+        last_hidden_state: (B, 1 + K*L, D) states of CLS and of the trajectory tokens.
+        pooler_output: (B, D) normed CLS state; from `TrajViT2Model.get_video_features` (B, E), projected, of length 1.
+        trajectory_features: (B, K*L, E) trajectory tokens in the space of texts, of length 1, when
+            ``output_trajectory_features=True``.
+        token_valid: (B, K*L), True where the token's trajectory owns at least one patch.
+        trajectory_ids: (B, T, H, W) trajectory of each patch, -1 in padded frames.
+        trajtok_output: all that the tokenizer gave; None when ``trajectory_embeds`` were given.
+    """
+
+    last_hidden_state: FloatTensor | None = None
+    pooler_output: FloatTensor | None = None
+    trajectory_features: FloatTensor | None = None
+    token_valid: BoolTensor | None = None
+    trajectory_ids: LongTensor | None = None
+    trajtok_output: TrajTokOutput | None = None
+
+
+@dataclass
+class TrajViT2Output(ModelOutput):
+    """Output of `TrajViT2Model`; what was not computed is None.
+
+    Attributes:
+        loss: scalar, when ``return_loss=True`` (contrastive, plus segmentation where labels were given).
+        logits_per_video: (B, N) cosine of every video with every text, over the temperature.
+        logits_per_text: (N, B) its transpose.
+        video_embeds: (B, E) of length 1.
+        text_embeds: (N, E) of length 1.
+        video_model_output: `TrajViT2VideoOutput`.
+        text_model_output: what the text tower gave.
+        contrastive_loss: scalar part of ``loss``.
+        segmentation_loss: scalar part of ``loss``, before its weight.
+    """
+
+    loss: FloatTensor | None = None
+    logits_per_video: FloatTensor | None = None
+    logits_per_text: FloatTensor | None = None
+    video_embeds: FloatTensor | None = None
+    text_embeds: FloatTensor | None = None
+    video_model_output: TrajViT2VideoOutput | None = None
+    text_model_output: ModelOutput | None = None
+    contrastive_loss: FloatTensor | None = None
+    segmentation_loss: FloatTensor | None = None
+
+
+@dataclass
+class TrajViT2ClassifierOutput(ModelOutput):
+    """Output of `TrajViT2ForVideoClassification`; what was not computed is None.
+
+    Attributes:
+        loss: scalar, when ``labels`` were given.
+        logits: (B, num_labels).
+        hidden_states: (B, 1 + K*L, D) states of CLS and of the trajectory tokens.
+        token_valid: (B, K*L), True where the token's trajectory owns at least one patch.
+        trajectory_ids: (B, T, H, W) trajectory of each patch, -1 in padded frames.
+    """
+
+    loss: FloatTensor | None = None
+    logits: FloatTensor | None = None
+    hidden_states: FloatTensor | None = None
+    token_valid: BoolTensor | None = None
+    trajectory_ids: LongTensor | None = None

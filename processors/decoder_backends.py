@@ -146,6 +146,9 @@ def _inspect_with_pyav(path: str, deadline: float) -> int:
 
 
 def _open_with_pyav(path: str):
+    # Old versions of torchvision ask PyAV for messages when imported. Passing them on takes the interpreter lock,
+    # which whoever closes a decoder holds while waiting for its threads: without this, decoding can hang.
+    av.logging.set_level(None)
     # Titles in old encodings are no reason to refuse a video.
     return av.open(path, metadata_errors="replace")
 

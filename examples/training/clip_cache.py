@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from trajectory_data import ClipRecord
+from torch.utils.data import Subset
+from trajectory_data import ClipRecord, open_dataset
 from worlds import WorldConfig, render_world
+
+from .recipe import ClipSource
 
 
 class WorldClips(Sequence):
@@ -35,7 +38,17 @@ class WorldClips(Sequence):
             frames_uint8=world.frames_uint8,
             trajectory_ids=world.trajectory_ids,
             frame_times_s=np.arange(len(world.frames_uint8)) / self.config.fps,
+            metadata=world.to_record(),
         )
+
+
+def open_clips(source: ClipSource, size_px: int) -> Sequence[ClipRecord]:
+    """The clips of a source: files, or worlds of ``size_px`` pixels."""
+    if source.path:
+        clips = open_dataset(source.path, source.layout, num_frames=source.num_frames)
+        return Subset(clips, range(source.num_clips)) if 0 < source.num_clips < len(clips) else clips
+    config = WorldConfig.named(source.difficulty, num_frames=source.num_frames, height=size_px, width=size_px)
+    return WorldClips(source.seed, source.num_clips, config)
 
 
 def resize_clip(frames_uint8: np.ndarray, ids: np.ndarray, size_px: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,12 +83,14 @@ class ClipCache:
         self.num_frames, self.size_px, self.skip_bad = num_frames, size_px, skip_bad
         folder.mkdir(parents=True, exist_ok=True)
         shape = (len(clips), num_frames, size_px, size_px)
-        self.frames = self._array(folder / "frames.npy", (*shape, 3), np.uint8)
-        self.ids = self._array(folder / "ids.npy", shape, np.int16)
-        self.state = self._array(folder / "state.npy", (len(clips),), np.uint8)
+        self.frames = self.array(folder / "frames.npy", (*shape, 3), np.uint8)
+        self.ids = self.array(folder / "ids.npy", shape, np.int16)
+        self.state = self.array(folder / "state.npy", (len(clips),), np.uint8)
+        (folder / "metadata").mkdir(exist_ok=True)
 
     @staticmethod
-    def _array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    def array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        """Open a memory-mapped array, or make it, filled with zeros."""
         if not path.exists():
             partial = path.with_suffix(f".{os.getpid()}")
             np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape).flush()
@@ -96,12 +111,21 @@ class ClipCache:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Frames (F, S, S, 3) uint8 and ids (F, S, S) int16 of a clip, or of the next one if it is bad."""
+        position = self.position_of(index)
+        return np.asarray(self.frames[position]), np.asarray(self.ids[position])
+
+    def metadata(self, index: int) -> dict:
+        """What else is known of the same clip: captions, objects, ..."""
+        return json.loads(self._metadata_file(self.position_of(index)).read_text(encoding="utf-8"))
+
+    def position_of(self, index: int) -> int:
+        """``index``, or the next clip that can be read; afterwards it is cached."""
         for attempt in range(len(self)):
-            position = (index + attempt) % len(self)
+            position = (int(index) + attempt) % len(self)
             if self.state[position] == self.UNREAD:
                 self._read(position)
             if self.state[position] == self.CACHED:
-                return np.asarray(self.frames[position]), np.asarray(self.ids[position])
+                return position
         raise ValueError(f"None of the {len(self)} clips can be read, see {self.folder / 'bad_clips.jsonl'}.")
 
     def _read(self, index: int) -> None:
@@ -118,7 +142,11 @@ class ClipCache:
         self.frames[index], self.ids[index] = resize_clip(
             clip.frames_uint8[chosen], clip.trajectory_ids[chosen], self.size_px
         )
+        self._metadata_file(index).write_text(json.dumps(clip.metadata), encoding="utf-8")
         self.state[index] = self.CACHED
+
+    def _metadata_file(self, index: int) -> Path:
+        return self.folder / "metadata" / f"{index:06d}.json"
 
     @property
     def num_bad(self) -> int:

@@ -2,7 +2,7 @@
 
 In:   a YAML file and ``key=value`` changes from the command line
 Out:  a recipe dataclass, checked
-To:   train_trajtok.py
+To:   train_trajtok.py, train_trajvit2.py
 """
 
 import difflib
@@ -40,21 +40,16 @@ class ClipSource:
 
 
 @dataclass
-class TrajTokRecipe:
-    """Segmentation pretraining. Sizes in frames, pixels and clips; one step is one update of the weights.
+class LoopRecipe:
+    """What every training loop is told; one step is one update of the weights.
 
     Attributes:
-        model: keywords of `TrajTokConfig`.
-        initial_checkpoint: folder or Hub name of a TrajTok model to start from; empty = random weights.
-        train: clips to learn from.
-        held_out: clips to be judged on.
-        size_px: height and width of training and evaluation.
-        num_frames: T of a training view.
-        min_crop: smallest side of a random crop, as a share of the clip's side.
         batch_size: views per step, over all processes and accumulation steps.
         accumulation_steps: micro-batches per step.
         num_steps: length of the run.
         learning_rate: peak, reached after ``warmup_steps``, then a cosine down to a fiftieth.
+        rate_factors: beginnings of parameter names and what their learning rate is multiplied with.
+        frozen: beginnings of the names of parameters that stay as they are.
         warmup_steps: steps of linear warm-up.
         weight_decay: on matrices and kernels; vectors have none.
         max_grad_norm: gradients are clipped to this norm.
@@ -64,17 +59,12 @@ class TrajTokRecipe:
         evaluate_every: steps between evaluations.
     """
 
-    model: dict = field(default_factory=dict)
-    initial_checkpoint: str = ""
-    train: ClipSource = field(default_factory=ClipSource)
-    held_out: ClipSource = field(default_factory=ClipSource)
-    size_px: int = 128
-    num_frames: int = 4
-    min_crop: float = 0.6
     batch_size: int = 8
     accumulation_steps: int = 1
     num_steps: int = 1000
     learning_rate: float = 1e-3
+    rate_factors: dict = field(default_factory=dict)
+    frozen: list = field(default_factory=list)
     warmup_steps: int = 100
     weight_decay: float = 0.05
     max_grad_norm: float = 1.0
@@ -82,6 +72,70 @@ class TrajTokRecipe:
     num_workers: int = 1
     checkpoint_every: int = 200
     evaluate_every: int = 500
+
+
+@dataclass
+class TrajTokRecipe(LoopRecipe):
+    """Segmentation pretraining. Sizes in frames, pixels and clips.
+
+    Attributes:
+        model: keywords of `TrajTokConfig`.
+        initial_checkpoint: folder or Hub name of a TrajTok model to start from; empty = random weights.
+        train: clips to learn from.
+        held_out: clips to be judged on.
+        size_px: height and width of training and evaluation.
+        num_frames: T of a training view.
+        min_crop: smallest side of a random crop, as a share of the clip's side.
+    """
+
+    model: dict = field(default_factory=dict)
+    initial_checkpoint: str = ""
+    train: ClipSource = field(default_factory=ClipSource)
+    held_out: ClipSource = field(default_factory=ClipSource)
+    size_px: int = 128
+    num_frames: int = 4
+    min_crop: float = 0.6
+
+
+@dataclass
+class TrajViT2Recipe(LoopRecipe):
+    """Contrastive training of videos and captions. Sizes in frames, pixels and clips.
+
+    Attributes:
+        model: keywords of `TrajViT2Config`; ``trajtok_config`` is completed by the configuration of the checkpoint.
+        trajtok_checkpoint: folder or Hub name of a TrajTok model to start from; empty = random weights.
+        initial_checkpoint: folder or Hub name of a whole TrajViT2 model to start from, with its tokenizer.
+        train: clips with captions to learn from.
+        held_out: clips to be judged on.
+        size_px: height and width of training and evaluation.
+        num_frames: T of a training view.
+        image_share: share of the steps whose views are single frames; their captions tell no motion.
+        vocabulary_size: most WordPieces that are learnt from the captions; 0 = take ``tokenizer``.
+        tokenizer: folder or Hub name of a tokenizer to use instead of learning one.
+        max_text_length: tokens per text at most.
+        altered_captions: false captions per video, each the true one with one thing changed.
+        named_trajectories: objects per video whose trajectory is compared with the text that describes it.
+        trajectory_text_weight: weight of that comparison in the loss.
+        segmentation: train the segmenter with the masks as well.
+        ema_decay: of the averaged weights that are evaluated and saved; 0 = the weights as they are.
+    """
+
+    model: dict = field(default_factory=dict)
+    trajtok_checkpoint: str = ""
+    initial_checkpoint: str = ""
+    train: ClipSource = field(default_factory=ClipSource)
+    held_out: ClipSource = field(default_factory=ClipSource)
+    size_px: int = 96
+    num_frames: int = 4
+    image_share: float = 0.0
+    vocabulary_size: int = 400
+    tokenizer: str = ""
+    max_text_length: int = 77
+    altered_captions: int = 1
+    named_trajectories: int = 2
+    trajectory_text_weight: float = 1.0
+    segmentation: bool = True
+    ema_decay: float = 0.0
 
 
 def load_recipe(recipe_type: type[Recipe], path: Path, changes: Sequence[str] = ()) -> Recipe:

@@ -9,10 +9,13 @@ The rooms, in the order in which a world passes through them:
     motion.py    camera paths and object paths
     render.py    pixels and trajectory ids (render_world)
     language.py  captions and questions
+    distractors.py  captions that are wrong about a world
     dataset.py   the streaming Hugging Face data set (worlds_dataset)
 """
 
 from .dataset import worlds_dataset
+from .distractors import altered_caption, motion_distractors, summary_distractors
+from .language import motions_caption, object_caption, summary_caption
 from .motion import CAMERA_MOTIONS, OBJECT_MOTIONS
 from .render import render_world
 from .shapes import SHAPES
@@ -31,6 +34,12 @@ __all__ = [
     "World",
     "WorldConfig",
     "WorldObject",
+    "altered_caption",
+    "motion_distractors",
+    "motions_caption",
+    "object_caption",
     "render_world",
+    "summary_caption",
+    "summary_distractors",
     "worlds_dataset",
 ]

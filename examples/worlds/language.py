@@ -5,6 +5,8 @@ Out: captions (sentences) and questions with multiple-choice answers.
 Every statement follows from ground truth; a question is only asked when exactly one of its choices is right.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .motion import DIRECTIONS, TRANSLATIONS
@@ -50,17 +52,16 @@ def make_captions(objects: list[WorldObject], camera: str, background: str, even
     """Captions of growing length; the last names every object with its material and motion."""
     if not objects:
         return [f"An empty scene over {_BACKGROUND_PHRASES[background]}."]
-    count = f"{_number(len(objects))} object{'s' if len(objects) != 1 else ''}"
+    count = _count_phrase(len(objects))
     names = _join([_with_article(one.name) for one in objects])
-    motions = _join([f"{_with_article(one.name)} {_motion_phrase(one)}" for one in objects])
     full = _join([f"{_with_article(f'{one.material} {one.name}')} {_motion_phrase(one)}" for one in objects])
-    largest = max(objects, key=lambda one: one.size * max(one.visible_fraction))
+    largest = _largest(objects)
     camera_sentence = "The camera is static." if camera == "static" else f"The camera {camera}."
     captions = [
         f"{_capital(_with_article(largest.name))} {_motion_phrase(largest)}.",
         f"{_capital(count)} over {_BACKGROUND_PHRASES[background]}.",
         f"{_capital(count)}: {names}.",
-        f"{_capital(motions)}.",
+        motions_caption(objects),
     ]
     by_id = {one.id: one for one in objects}
     if events:
@@ -68,6 +69,47 @@ def make_captions(objects: list[WorldObject], camera: str, background: str, even
         captions.append(f"{_capital(happened)}.")
     captions.append(f"{_capital(count)} over {_BACKGROUND_PHRASES[background]}: {full}. {camera_sentence}")
     return captions
+
+
+def motions_caption(objects: Sequence[WorldObject]) -> str:
+    """Every object and what it does."""
+    return f"{_capital(_join([object_caption(one) for one in objects]))}."
+
+
+def object_caption(one: WorldObject) -> str:
+    """One object and what it does, no sentence: "a red star moves left while spinning clockwise"."""
+    return f"{_with_article(one.name)} {_motion_phrase(one)}"
+
+
+def summary_caption(
+    objects: Sequence[WorldObject],
+    *,
+    count: int | None = None,
+    colour: str | None = None,
+    shape: str | None = None,
+    motion: str | None = None,
+) -> str:
+    """How many objects there are, what the largest is and does ("Three objects: the largest, a red star, grows.").
+
+    Args:
+        objects: Of one world, at least one.
+        count: Instead of the true number of objects.
+        colour: Instead of the largest one's.
+        shape: Instead of the largest one's.
+        motion: Instead of the largest one's main motion.
+    """
+    largest = _largest(objects)
+    name = f"{colour or largest.colour} {shape or largest.shape}"
+    number = _count_phrase(len(objects) if count is None else count)
+    return f"{_capital(number)}: the largest, {_with_article(name)}, {motion or largest.motion}."
+
+
+def _largest(objects: Sequence[WorldObject]) -> WorldObject:
+    return max(objects, key=lambda one: one.size * max(one.visible_fraction))
+
+
+def _count_phrase(count: int) -> str:
+    return f"{_number(count)} object{'s' if count != 1 else ''}"
 
 
 def make_questions(

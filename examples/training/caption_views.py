@@ -1,0 +1,126 @@
+"""Training views of clips with captions, the same for the same number.
+
+In:   ClipCache with metadata (captions; of worlds also the objects), optionally the features of a frozen segmenter
+Out:  batches for `ContrastiveTraining.forward`
+To:   train_trajvit2.py
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+from worlds import WorldObject, altered_caption, motions_caption, object_caption, summary_caption
+
+from .clip_cache import ClipCache
+from .frozen_features import FrozenFeatures
+from .recipe import TrajViT2Recipe
+from .segmentation_views import IMAGENET_MEAN, IMAGENET_STD, consecutive
+
+NOBODY = -1
+
+
+def world_objects(metadata: dict) -> list[WorldObject]:
+    """The objects that the metadata of a world's clip tell of; none for other clips."""
+    return [WorldObject(**one) for one in metadata.get("objects", [])]
+
+
+class CaptionViews(Dataset):
+    """View j: a clip in an order shuffled anew each epoch, a caption, false captions, and objects with their texts.
+
+    Frames are neither mirrored nor recoloured, since captions tell directions and colours. The steps that show single
+    frames are drawn from (seed, step), everything else from (seed, j).
+    """
+
+    def __init__(self, clips: ClipCache, recipe: TrajViT2Recipe, features: FrozenFeatures | None = None):
+        self.clips, self.recipe, self.features = clips, recipe, features
+
+    def __len__(self) -> int:
+        return self.recipe.num_steps * self.recipe.batch_size
+
+    def __getitem__(self, view: int) -> dict:
+        recipe, (epoch, position) = self.recipe, divmod(view, len(self.clips))
+        clip = np.random.default_rng([recipe.seed, 0, epoch]).permutation(len(self.clips))[position]
+        clip = self.clips.position_of(clip)
+        rng = np.random.default_rng([recipe.seed, 1, view])
+        is_image = np.random.default_rng([recipe.seed, 2, view // recipe.batch_size]).random() < recipe.image_share
+        frames, ids = self.clips[clip]
+        chosen = np.linspace(0, len(frames) - 1, recipe.num_frames).round().astype(int)
+        if is_image:
+            chosen = rng.integers(len(frames), size=1)
+
+        caption, altered, named = self._texts(self.clips.metadata(clip), ids[chosen], is_image, rng)
+        labels = torch.from_numpy(ids[chosen].astype(np.int64))
+        example = {"caption": caption, "altered": altered, "named": named, "ids": labels, "clip": clip}
+        if self.features is not None:
+            example |= self.features.read(clip, chosen)
+        else:
+            pixels = torch.from_numpy(frames[chosen]).permute(0, 3, 1, 2).float() / 255
+            example["pixel_values_videos"] = (pixels - IMAGENET_MEAN) / IMAGENET_STD
+        return example
+
+    def _texts(
+        self, metadata: dict, ids: np.ndarray, is_image: bool, rng: np.random.Generator
+    ) -> tuple[str, list[str], list[tuple[int, str]]]:
+        """A true caption, false ones, and (id, text) of objects that are seen."""
+        recipe, objects, seen = self.recipe, world_objects(metadata), np.unique(ids)
+        if not objects:
+            captions = metadata.get("captions") or [metadata["caption"]]
+            return captions[rng.integers(len(captions))], [], []
+        drawn = rng.random()
+        if is_image:
+            caption = metadata["captions"][2]
+        elif drawn < 0.6:
+            caption = motions_caption(objects)
+        else:
+            caption = summary_caption(objects) if drawn < 0.85 else metadata["captions"][2]
+        altered = [] if is_image else [altered_caption(rng, objects) for _ in range(recipe.altered_captions)]
+        visible = [one for one in objects if one.id in seen]
+        order = rng.permutation(len(visible))[: recipe.named_trajectories]
+        named = []
+        for one in (visible[position] for position in order):
+            with_motion = not is_image and rng.random() < 0.7
+            named.append((one.id, object_caption(one) if with_motion else one.name))
+        return caption, altered, named
+
+
+class CaptionCollator:
+    """Stack views and turn their texts into tokens.
+
+    Args:
+        tokenizer: of the text tower.
+        max_length: tokens per text at most; longer ones are cut.
+        segmentation: also give the masks to the segmentation loss.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, segmentation: bool):
+        self.tokenizer, self.max_length, self.segmentation = tokenizer, max_length, segmentation
+
+    def __call__(self, views: Sequence[dict]) -> dict[str, Tensor]:
+        batch = {
+            name: torch.stack([view[name] for view in views])
+            for name in ("pixel_values_videos", "patch_features", "trajectory_ids")
+            if name in views[0]
+        }
+        texts = [view["caption"] for view in views] + [text for view in views for text in view["altered"]]
+        batch |= self._tokens(texts, "")
+        batch["idx"] = torch.tensor([view["clip"] for view in views])
+        batch["object_ids"] = torch.stack([view["ids"] for view in views])
+        if self.segmentation:
+            batch["trajectory_labels"] = torch.stack([consecutive(view["ids"]) for view in views])
+        named = [(row, *pair) for row, view in enumerate(views) for pair in view["named"]]
+        if named:
+            rows, ids, texts = zip(*named, strict=True)
+            batch |= self._tokens(texts, "named_")
+            numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+            batch["named_clip"], batch["named_id"] = torch.tensor(rows), torch.tensor(ids)
+            batch["named_text"] = torch.tensor([numbers[text] for text in texts])
+        return batch
+
+    def _tokens(self, texts: Sequence[str], prefix: str) -> dict[str, Tensor]:
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return {f"{prefix}{name}": tokens[name] for name in ("input_ids", "attention_mask")}

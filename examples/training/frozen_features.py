@@ -1,0 +1,65 @@
+"""What a frozen segmenter says of every clip, computed once and then read at the speed of memory.
+
+In:   ClipCache, a TrajTok model whose segmenter is not trained
+Out:  patch_features (T*H*W, D) in half precision and trajectory_ids (T, H, W) of chosen frames
+To:   caption_views
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from modeling_trajtok import TrajTokModel
+
+from .clip_cache import ClipCache
+from .segmentation_views import IMAGENET_MEAN, IMAGENET_STD
+
+
+class FrozenFeatures:
+    """A memory-mapped array for the features and one for the ids of all clips.
+
+    Args:
+        clips: the clips, whose cached frames are segmented together.
+        folder: where the arrays live; one folder for one segmenter.
+        grid_hw: patch rows and columns.
+        width: D.
+    """
+
+    def __init__(self, clips: ClipCache, folder: Path, grid_hw: tuple[int, int], width: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.clips, self.grid_hw = clips, grid_hw
+        shape = (len(clips), clips.num_frames, *grid_hw)
+        self.features = clips.array(folder / "features.npy", (*shape, width), np.float16)
+        self.ids = clips.array(folder / "trajectory_ids.npy", shape, np.int16)
+        self.done = clips.array(folder / "done.npy", (len(clips),), np.uint8)
+
+    @torch.no_grad()
+    def compute(self, model: TrajTokModel, batch_size: int = 16, show_progress: bool = True) -> None:
+        """Segment the clips that have not been yet; a run that was killed goes on where it stopped."""
+        was_training = model.training
+        model.eval()
+        todo = np.flatnonzero(self.done == 0)
+        progress = tqdm(total=len(todo), desc="features of the frozen segmenter", disable=not show_progress)
+        for first in range(0, len(todo), batch_size):
+            batch = todo[first : first + batch_size]
+            frames = np.stack([self.clips[self.clips.position_of(index)][0] for index in batch])
+            pixels = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float() / 255
+            pixels = ((pixels - IMAGENET_MEAN) / IMAGENET_STD).to(model.device)
+            output = model(pixels)
+            self.features[batch] = output.patch_features.half().cpu().view(len(batch), *self.features.shape[1:])
+            self.ids[batch] = output.trajectory_ids.cpu().short()
+            self.done[batch] = 1
+            progress.update(len(batch))
+        progress.close()
+        model.train(was_training)
+
+    def read(self, clip: int, frames: np.ndarray) -> dict[str, Tensor]:
+        """The chosen frames of a clip."""
+        features = torch.from_numpy(self.features[clip][frames])
+        return {
+            "patch_features": features.flatten(0, 2),
+            "trajectory_ids": torch.from_numpy(self.ids[clip][frames].astype(np.int64)),
+        }

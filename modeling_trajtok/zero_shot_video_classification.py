@@ -1,0 +1,5 @@
+from transformers import Pipeline
+
+
+class ZeroShotVideoClassificationPipeline(Pipeline):
+    pass
