@@ -130,8 +130,8 @@ class TrajViT2Config(PreTrainedConfig):
         """Check the rules that involve more than one field."""
         if self.trajtok_config.encoder_output_size != self.transformer_config.hidden_size:
             raise ValueError(
-                f"TrajViT2Config got tokens of width {self.trajtok_config.encoder_output_size} (encoder_output_size of "
-                f"trajtok_config) for a transformer of hidden_size={self.transformer_config.hidden_size}, expected "
+                f"TrajViT2Config got tokens of width {self.trajtok_config.encoder_output_size} (encoder_output_size "
+                f"of trajtok_config) for a transformer of hidden_size={self.transformer_config.hidden_size}, expected "
                 "the same. Change one of them."
             )
         if not 0 < self.min_temperature <= self.initial_temperature <= self.max_temperature:

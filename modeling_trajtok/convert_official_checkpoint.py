@@ -16,16 +16,19 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_trajtok import TrajTokConfig
-from .modeling_trajtok import TrajTokModel, TrajTokPreTrainedModel, TrajTokSegmenterModel
+from .configuration_trajvit2 import TrajViT2Config
+from .modeling_trajtok import TrajTokModel
+from .modeling_trajvit2 import TrajViT2Model
+from .official_layouts import LAYOUTS, SEGMENTER_LAYOUT, TOKENIZER_LAYOUT, TRAJVIT2_LAYOUT, Layout
 
 NUM_HEADS = 8
 
@@ -34,102 +37,9 @@ class CheckpointError(ValueError):
     """The file is not a checkpoint of the original, or not one that we can account for."""
 
 
-# The original's name -> ours, within one room. `{i}`, `{j}` stand for numbers, `{p}` for weight or bias.
-PERCEIVER = {
-    "norm_ctx.{p}": "context_norm.{p}",
-    "norm_lat.{p}": "latent_norm.{p}",
-    "layers.{i}.0.norm_media.{p}": "layers.{i}.attention.context_norm.{p}",
-    "layers.{i}.0.norm_latents.{p}": "layers.{i}.attention.latent_norm.{p}",
-    "layers.{i}.0.to_q.weight": "layers.{i}.attention.q_proj.weight",
-    "layers.{i}.0.to_out.weight": "layers.{i}.attention.out_proj.weight",
-    "layers.{i}.1.norm.{p}": "layers.{i}.mlp.norm.{p}",
-    "layers.{i}.1.gate.{p}": "layers.{i}.mlp.gate_proj.{p}",
-    "layers.{i}.1.up.{p}": "layers.{i}.mlp.up_proj.{p}",
-    "layers.{i}.1.down.{p}": "layers.{i}.mlp.down_proj.{p}",
-}
-BACKBONE = {
-    "downsample_layers.{i}.{j}.{p}": "stages.{i}.downsample_layers.{j}.{p}",
-    "stages.{i}.{j}.dwconv.{p}": "stages.{i}.layers.{j}.depthwise_conv.{p}",
-    "stages.{i}.{j}.norm.{p}": "stages.{i}.layers.{j}.layer_norm.{p}",
-    "stages.{i}.{j}.pwconv1.{p}": "stages.{i}.layers.{j}.pointwise_conv1.{p}",
-    "stages.{i}.{j}.pwconv2.{p}": "stages.{i}.layers.{j}.pointwise_conv2.{p}",
-    "stages.{i}.{j}.gamma": "stages.{i}.layers.{j}.gamma",
-    "norm.{p}": "layer_norm.{p}",
-}
-
-
-def _below(table: dict[str, str], theirs: str, ours: str) -> dict[str, str]:
-    return {f"{theirs}.{source}": f"{ours}.{target}" for source, target in table.items()}
-
-
-SEGMENTER = {
-    **_below(BACKBONE, "patch_encoder.backbone", "patch_encoder.backbone"),
-    "patch_encoder.proj.{i}.{p}": "patch_encoder.projections.{i}.{p}",
-    "patch_encoder.ln.{p}": "patch_encoder.norm.{p}",
-    "trajectory_perceiver.latents": "latents.weight",
-    **_below(PERCEIVER, "trajectory_perceiver", "perceiver"),
-    "patch_decoder_low_res.{i}.{p}": "patch_head.{i}.{p}",
-    "traj_seg_head_low_res.{i}.{p}": "trajectory_head.{i}.{p}",
-    "patch_decoder_high_res.conv_up.{i}.{p}": "high_res_patch_head.upsample.{i}.{p}",
-    "traj_seg_head_high_res.{i}.{p}": "high_res_trajectory_head.{i}.{p}",
-    "log_scale": "assignment.log_scale",
-}
-ENCODER = {
-    "latents": "encoder.latents",
-    **_below(PERCEIVER, "traj_feature_updater", "encoder.perceiver"),
-    "output_projector.{p}": "encoder.output_proj.{p}",
-}
-TOKENIZER = {**_below(SEGMENTER, "segmenter", "segmenter"), **ENCODER}
-
-# Weights in the released segmenter file that no segmenter reads, and why.
-UNUSED_IN_SEGMENTER = {
-    r"text_encoder\..*": "text tower of the pretraining code, never trained with the segmenter",
-    r"(text_proj|vision_proj|itm_head)\..*": "head of the pretraining code",
-    r"temp": "contrastive temperature of the pretraining code",
-}
-
-
-class Layout(NamedTuple):
-    """One kind of file: how it is recognised, what it is called inside, and which model it becomes."""
-
-    name: str
-    marker: str
-    prefix: str
-    table: dict[str, str]
-    model_class: type[TrajTokPreTrainedModel]
-    unused: dict[str, str]
-    segmenter: str
-    encoder: str | None
-
-
-LAYOUTS = (
-    Layout("tokenizer", "traj_feature_updater.norm_ctx.weight", "", TOKENIZER, TrajTokModel, {}, "segmenter.", ""),
-    Layout(
-        "released segmenter",
-        "vision_encoder.trajectory_perceiver.latents",
-        "vision_encoder.",
-        _below(SEGMENTER, "vision_encoder", "segmenter"),
-        TrajTokSegmenterModel,
-        UNUSED_IN_SEGMENTER,
-        "vision_encoder.",
-        None,
-    ),
-    Layout(
-        "segmenter",
-        "trajectory_perceiver.latents",
-        "",
-        {source: f"segmenter.{target}" for source, target in SEGMENTER.items()},
-        TrajTokSegmenterModel,
-        UNUSED_IN_SEGMENTER,
-        "",
-        None,
-    ),
-)
-
-
 def _compile(pattern: str) -> re.Pattern:
     escaped = re.escape(pattern)
-    for name, expression in (("i", r"\d+"), ("j", r"\d+"), ("p", "weight|bias")):
+    for name, expression in (("i", r"\d+"), ("j", r"\d+"), ("p", "weight|bias"), ("rest", ".+")):
         escaped = escaped.replace(re.escape(f"{{{name}}}"), f"(?P<{name}>{expression})")
     return re.compile(escaped)
 
@@ -169,29 +79,91 @@ def _layout_of(state: dict[str, Tensor]) -> Layout:
     )
 
 
-def infer_config(state: dict[str, Tensor], **overrides) -> TrajTokConfig:
+class _Shapes:
+    """The sizes that the weights of a file tell."""
+
+    def __init__(self, state: dict[str, Tensor], layout: Layout):
+        self.state, self.layout = state, layout
+
+    def count(self, pattern: str) -> int:
+        """One more than the highest number that the pattern's group takes; 0 if no key matches."""
+        found = [int(match[1]) for key in self.state if (match := re.match(pattern, key))]
+        return max(found, default=-1) + 1
+
+    def shape(self, key: str, axes: int) -> torch.Size:
+        """The shape of a weight that must be there."""
+        if key not in self.state:
+            raise CheckpointError(f"The {self.layout.name} file lacks `{key}`, from which a size is read.")
+        if self.state[key].dim() != axes:
+            raise CheckpointError(f"`{key}` has shape {tuple(self.state[key].shape)}, expected {axes} axes.")
+        return self.state[key].shape
+
+
+def infer_config(
+    state: dict[str, Tensor], transformer_heads: int = 16, text_heads: int = 12, **overrides
+) -> TrajTokConfig | TrajViT2Config:
     """Read the sizes of a model from the shapes of its weights.
 
     Args:
         state: the original's state dict.
-        **overrides: fields that leave no trace in the shapes (``encoder_queries``, ``feature_fusion``).
+        transformer_heads: heads of TrajViT2's transformer, which leave no trace in the shapes.
+        text_heads: heads of its text tower, likewise.
+        **overrides: fields of the TrajTok that leave no trace (``encoder_queries``, ``feature_fusion``).
 
     Raises:
         CheckpointError: if the file is of no known layout, or a weight that tells a size is missing.
     """
     layout = _layout_of(state)
+    try:
+        trajtok = _infer_trajtok(_Shapes(state, layout), layout, overrides)
+        if layout is not TRAJVIT2_LAYOUT:
+            return TrajTokConfig(**trajtok)
+        return _infer_trajvit2(_Shapes(state, layout), trajtok, transformer_heads, text_heads)
+    except StrictDataclassError as error:
+        raise CheckpointError(f"The shapes in the {layout.name} file do not make a model: {error}") from error
+
+
+def _infer_trajvit2(shapes: _Shapes, trajtok: dict, transformer_heads: int, text_heads: int) -> TrajViT2Config:
+    layer = "vision_encoder.vision_encoder.vit.encoder.layer."
+    vocabulary, text_width = shapes.shape("text_encoder.embeddings.word_embeddings.weight", 2)
+    projection_dim, width = shapes.shape("vision_proj.weight", 2)
+    return TrajViT2Config(
+        trajtok_config={**trajtok, "pixel_loss_weight": 0.5, "dice_loss_weight": 1.0},
+        transformer_config={
+            "hidden_size": width,
+            "num_hidden_layers": shapes.count(re.escape(layer) + r"(\d+)\."),
+            "num_attention_heads": transformer_heads,
+            "intermediate_size": shapes.shape(f"{layer}0.intermediate.dense.weight", 2)[0],
+            "mask_empty_trajectories": False,
+        },
+        text_config={
+            "model_type": "bert",
+            "vocab_size": vocabulary,
+            "hidden_size": text_width,
+            "num_hidden_layers": _num_text_layers(shapes),
+            "num_attention_heads": text_heads,
+            "intermediate_size": shapes.shape("text_encoder.encoder.layer.0.intermediate.dense.weight", 2)[0],
+            "max_position_embeddings": shapes.shape("text_encoder.embeddings.position_embeddings.weight", 2)[0],
+            "type_vocab_size": shapes.shape("text_encoder.embeddings.token_type_embeddings.weight", 2)[0],
+        },
+        projection_dim=projection_dim,
+    )
+
+
+def _num_text_layers(shapes: _Shapes) -> int:
+    """Layers before the first one with cross-attention, which belongs to the fusion of the pretraining code."""
+    fusion = [
+        int(match[1])
+        for key in shapes.state
+        if (match := re.match(r"text_encoder\.encoder\.layer\.(\d+)\.crossattention\.", key))
+    ]
+    return min(fusion, default=shapes.count(r"text_encoder\.encoder\.layer\.(\d+)\."))
+
+
+def _infer_trajtok(shapes: _Shapes, layout: Layout, overrides: dict) -> dict:
+    """Keywords of the `TrajTokConfig`."""
+    count, shape, state = shapes.count, shapes.shape, shapes.state
     segmenter, backbone = layout.segmenter, f"{layout.segmenter}patch_encoder.backbone."
-
-    def count(pattern: str) -> int:
-        found = [int(match[1]) for key in state if (match := re.match(pattern, key))]
-        return max(found, default=-1) + 1
-
-    def shape(key: str, axes: int) -> torch.Size:
-        if key not in state:
-            raise CheckpointError(f"The {layout.name} file lacks `{key}`, from which a size is read.")
-        if state[key].dim() != axes:
-            raise CheckpointError(f"`{key}` has shape {tuple(state[key].shape)}, expected {axes} axes.")
-        return state[key].shape
 
     num_stages = count(re.escape(backbone) + r"downsample_layers\.(\d+)\.")
     upsampling = count(re.escape(segmenter) + r"patch_decoder_high_res\.conv_up\.(\d+)\.")
@@ -231,18 +203,16 @@ def infer_config(state: dict[str, Tensor], **overrides) -> TrajTokConfig:
             "max_tokens_per_trajectory": shape(latents, 3)[1] if latents in state else 1,
             "encoder_queries": "latents" if latents in state else "mean",
         }
-    try:
-        return TrajTokConfig(**(sizes | {name: value for name, value in overrides.items() if value is not None}))
-    except StrictDataclassError as error:
-        raise CheckpointError(f"The shapes in the {layout.name} file do not make a model: {error}") from error
+    return sizes | {name: value for name, value in overrides.items() if value is not None}
 
 
-def _perceivers(config: TrajTokConfig, layout: Layout) -> list[tuple[str, str, int, int, str]]:
+def _perceivers(config: PreTrainedConfig, layout: Layout) -> list[tuple[str, str, int, int, str]]:
     """Prefix in the file, prefix in our model, layers, width and positions of each perceiver."""
+    config = getattr(config, "trajtok_config", config)
     found = [
         (
             f"{layout.segmenter}trajectory_perceiver.",
-            "segmenter.perceiver.",
+            f"{layout.trajtok}segmenter.perceiver.",
             config.num_query_layers,
             config.hidden_size,
             config.query_positions,
@@ -252,7 +222,7 @@ def _perceivers(config: TrajTokConfig, layout: Layout) -> list[tuple[str, str, i
         found.append(
             (
                 f"{layout.encoder}traj_feature_updater.",
-                "encoder.perceiver.",
+                f"{layout.trajtok}encoder.perceiver.",
                 config.num_encoder_layers,
                 config.encoder_input_size,
                 config.encoder_positions,
@@ -261,19 +231,24 @@ def _perceivers(config: TrajTokConfig, layout: Layout) -> list[tuple[str, str, i
     return found
 
 
-def _built_on_meta(model_class: type[TrajTokPreTrainedModel], config: TrajTokConfig) -> TrajTokPreTrainedModel:
+def _built_on_meta(model_class: type[PreTrainedModel], config: TrajTokConfig) -> PreTrainedModel:
     with torch.device("meta"):
         return model_class(config)
 
 
+def _text_layer(key: str) -> int:
+    match = re.match(r"text_encoder\.encoder\.layer\.(\d+)\.", key)
+    return int(match[1]) if match else -1
+
+
 def to_ours(
     state: dict[str, Tensor], **overrides
-) -> tuple[type[TrajTokPreTrainedModel], TrajTokConfig, dict[str, Tensor], dict[str, str]]:
+) -> tuple[type[PreTrainedModel], PreTrainedConfig, dict[str, Tensor], dict[str, str]]:
     """Convert a state dict of the original.
 
     Args:
         state: the original's names and weights (a leading ``module.`` is removed).
-        **overrides: fields that leave no trace in the shapes (``encoder_queries``, ``feature_fusion``).
+        **overrides: what leaves no trace in the shapes, see `infer_config`.
 
     Returns:
         Model class, configuration, our state dict, and the ignored keys with the reason for each.
@@ -319,12 +294,19 @@ def to_ours(
 
     table = [(_compile(source), target) for source, target in layout.table.items()]
     unused = {re.compile(pattern): reason for pattern, reason in layout.unused.items()}
+    if layout is TRAJVIT2_LAYOUT:
+        fusion = config.text_config.num_hidden_layers
+        for key in [key for key in remaining if _text_layer(key) >= fusion]:
+            ignored[key] = "fusion layer of the pretraining code, not run for text alone"
+            del remaining[key]
+        if "temp" in remaining:
+            remaining["temp"] = remaining["temp"].reshape(1)
     unknown = []
     for key, value in remaining.items():
-        if (name := _rename(key, table)) is not None:
-            converted[name] = value
-        elif reason := next((reason for pattern, reason in unused.items() if pattern.fullmatch(key)), None):
+        if reason := next((reason for pattern, reason in unused.items() if pattern.fullmatch(key)), None):
             ignored[key] = reason
+        elif (name := _rename(key, table)) is not None:
+            converted[name] = value
         else:
             unknown.append(key)
 
@@ -353,20 +335,27 @@ def to_ours(
     return layout.model_class, config, converted, ignored
 
 
-def to_official(model: TrajTokPreTrainedModel) -> dict[str, Tensor]:
+def to_official(model: PreTrainedModel) -> dict[str, Tensor]:
     """Convert one of our models back into the original's names and layout (the inverse of `to_ours`).
 
     Segmenters get the released file's ``vision_encoder.`` prefix only where the original has it; load the result into
-    the original's ``SimpleSegmenter`` or ``SegmentTokenizer``.
+    the original's ``SimpleSegmenter``, ``SegmentTokenizer`` or ``SegmentCLIP``. Of a TrajViT2 that is what video and
+    text alone need; the original's fusion layers and heads, which `to_ours` leaves out, do not come back.
     """
-    config, state = model.config, dict(model.state_dict())
+    state = dict(model.state_dict())
+    config = getattr(model.config, "trajtok_config", model.config)
     if config.num_attention_heads != NUM_HEADS or config.rotary_theta != 10000.0:
         raise CheckpointError(
             f"The model has num_attention_heads={config.num_attention_heads}, rotary_theta={config.rotary_theta}, "
             f"expected {NUM_HEADS} and 10000: the original's code has no others, so a model that was trained with "
             "them cannot be converted back."
         )
-    layout = LAYOUTS[0] if isinstance(model, TrajTokModel) else LAYOUTS[2]
+    layout = SEGMENTER_LAYOUT
+    if isinstance(model, TrajTokModel):
+        layout = TOKENIZER_LAYOUT
+    elif isinstance(model, TrajViT2Model):
+        layout = TRAJVIT2_LAYOUT
+        state["temperature"] = state["temperature"].reshape(())
     official = {}
     for theirs, ours, num_layers, width, positions in _perceivers(config, layout):
         inverse = rotary_channel_order(width, positions).argsort()

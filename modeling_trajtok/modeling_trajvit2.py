@@ -65,15 +65,15 @@ class TrajViT2Transformer(PreTrainedModel):
         if isinstance(module, TrajViT2Embeddings):
             init.normal_(module.cls_token, std=self.config.initializer_range)
 
-    def forward(self, trajectory_embeds: Tensor, token_valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, K*L, D) and which of them are real (B, K*L) -> states (B, 1 + K*L, D), normed CLS (B, D)."""
+    def forward(self, trajectory_embeds: Tensor, token_valid: Tensor) -> Tensor:
+        """Tokens (B, K*L, D) and which of them are real (B, K*L) -> normed states (B, 1 + K*L, D)."""
         states, mask = self.embeddings(trajectory_embeds), None
         if self.config.mask_empty_trajectories:
             readable = F.pad(token_valid.bool(), (1, 0), value=True)
             mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=readable)
         for layer in self.layers:
             states = layer(states, mask)
-        return states, self.norm(states[:, 0])
+        return self.norm(states)
 
 
 class TrajViT2VideoTower(nn.Module):
@@ -102,10 +102,10 @@ class TrajViT2VideoTower(nn.Module):
             trajectory_embeds = trajectory_embeds.to(self.transformer.norm.weight.dtype)
             if token_valid is None:
                 token_valid = trajectory_embeds.new_ones(trajectory_embeds.shape[:2], dtype=torch.bool)
-        states, pooled = self.transformer(trajectory_embeds, token_valid)
+        states = self.transformer(trajectory_embeds, token_valid)
         return TrajViT2VideoOutput(
             last_hidden_state=states,
-            pooler_output=pooled,
+            pooler_output=states[:, 0],
             token_valid=token_valid,
             trajectory_ids=trajectory_ids,
             trajtok_output=tokenized,
@@ -117,7 +117,8 @@ class TrajViT2VideoTower(nn.Module):
             raise ValueError("TrajViT2 got pixel_values_videos and trajectory_embeds, expected one of them.")
         if trajectory_embeds.dim() != 3 or trajectory_embeds.shape[2] != width:
             raise ValueError(
-                f"TrajViT2 got trajectory_embeds of shape {tuple(trajectory_embeds.shape)}, expected (B, K*L, {width}). "
+                f"TrajViT2 got trajectory_embeds of shape {tuple(trajectory_embeds.shape)}, expected"
+                f" (B, K*L, {width}). "
                 "Make them with the TrajTok inside this checkpoint (`model.video_model.trajtok`)."
             )
         if token_valid is not None and tuple(token_valid.shape) != tuple(trajectory_embeds.shape[:2]):
@@ -143,8 +144,8 @@ class TrajViT2TextTower(nn.Module):
         limit = getattr(self.encoder.config, "max_position_embeddings", None)
         if limit is not None and input_ids.shape[1] > limit:
             raise ValueError(
-                f"TrajViT2 got texts of {input_ids.shape[1]} tokens, expected at most {limit}. Pass truncation=True to "
-                "the processor."
+                f"TrajViT2 got texts of {input_ids.shape[1]} tokens, expected at most {limit}. Pass truncation=True "
+                "to the processor."
             )
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         states = output.last_hidden_state
@@ -268,8 +269,8 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
         )
         output.pooler_output = F.normalize(self.video_projection(output.pooler_output), dim=-1)
         if output_trajectory_features:
-            trajectories = self.video_model.transformer.norm(output.last_hidden_state[:, 1:])
-            output.trajectory_features = F.normalize(self.video_projection(trajectories), dim=-1)
+            trajectories = self.video_projection(output.last_hidden_state[:, 1:])
+            output.trajectory_features = F.normalize(trajectories, dim=-1)
         return output
 
     @can_return_tuple

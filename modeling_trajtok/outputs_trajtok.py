@@ -47,8 +47,8 @@ class TrajViT2VideoOutput(ModelOutput):
     """Output of the video tower; what was not computed is None.
 
     Attributes:
-        last_hidden_state: (B, 1 + K*L, D) states of CLS and of the trajectory tokens.
-        pooler_output: (B, D) normed CLS state; from `TrajViT2Model.get_video_features` (B, E), projected, of length 1.
+        last_hidden_state: (B, 1 + K*L, D) normed states of CLS and of the trajectory tokens.
+        pooler_output: (B, D) that of CLS; from `TrajViT2Model.get_video_features` (B, E), projected, of length 1.
         trajectory_features: (B, K*L, E) trajectory tokens in the space of texts, of length 1, when
             ``output_trajectory_features=True``.
         token_valid: (B, K*L), True where the token's trajectory owns at least one patch.

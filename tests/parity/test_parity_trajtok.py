@@ -33,6 +33,7 @@ REQUIRED = {
         "tokenizer_external_features",
     ),
     "losses": ("losses",),
+    "clip": ("clip_eager", "clip_sdpa"),
 }
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 
