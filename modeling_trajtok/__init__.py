@@ -5,6 +5,7 @@ from transformers import AutoModel, AutoVideoProcessor
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor, AutoVideoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_trajtok import TrajTokConfig
 from .configuration_trajvit2 import TrajViT2Config, TrajViT2TransformerConfig
@@ -17,6 +18,7 @@ from .modeling_trajvit2 import (
 )
 from .outputs_trajtok import TrajTokOutput, TrajViT2ClassifierOutput, TrajViT2Output, TrajViT2VideoOutput
 from .processors import TrajTokVideoProcessor, TrajViT2Processor
+from .zero_shot_video_classification import ZeroShotVideoClassificationPipeline
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,13 @@ AutoModel.register(TrajViT2Config, TrajViT2Model)
 AutoModelForVideoClassification.register(TrajViT2Config, TrajViT2ForVideoClassification)
 AutoVideoProcessor.register(TrajViT2Config, TrajTokVideoProcessor)
 AutoProcessor.register(TrajViT2Config, TrajViT2Processor)
+
+PIPELINE_REGISTRY.register_pipeline(
+    "zero-shot-video-classification",
+    pipeline_class=ZeroShotVideoClassificationPipeline,
+    pt_model=AutoModel,
+    type="multimodal",
+)
 
 # With these, save_pretrained writes the code beside the weights, for `trust_remote_code=True` without this package.
 TrajTokConfig.register_for_auto_class()
@@ -56,4 +65,5 @@ __all__ = [
     "TrajViT2TransformerConfig",
     "TrajViT2VideoModel",
     "TrajViT2VideoOutput",
+    "ZeroShotVideoClassificationPipeline",
 ]

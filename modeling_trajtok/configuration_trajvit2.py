@@ -13,8 +13,14 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_trajtok import TrajTokConfig, field_names, reject_misspelt, reject_other_model
 
-PIPELINE_FILE = "zero_shot_video_classification"
-PIPELINE_TASK = "zero-shot-video-classification"
+# How `pipeline(..., trust_remote_code=True)` finds the zero-shot pipeline in a saved folder.
+CUSTOM_PIPELINES = {
+    "zero-shot-video-classification": {
+        "impl": "zero_shot_video_classification.ZeroShotVideoClassificationPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    }
+}
 
 
 @strict
@@ -76,6 +82,7 @@ class TrajViT2Config(PreTrainedConfig):
         min_temperature: lower bound of the learnt temperature.
         max_temperature: upper bound of the learnt temperature.
         num_frames: frames per clip that the model was trained with; pipelines sample as many.
+        hypothesis_template: what zero-shot labels are put into, in place of ``{}``, unless the call says otherwise.
         initializer_range: standard deviation of the projections' initial weights.
     """
 
@@ -96,11 +103,11 @@ class TrajViT2Config(PreTrainedConfig):
     min_temperature: float = 0.001
     max_temperature: float = 0.5
     num_frames: int = 8
+    hypothesis_template: str = "a video of {}."
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        # For users without this package: `pipeline(..., trust_remote_code=True)` finds the task here. With the package
-        # the task is registered, and Transformers would demand trust for an entry that it finds in the configuration.
+        # With this package the task is registered, and Transformers would demand trust for what it finds here.
         pipelines = kwargs.pop("custom_pipelines", None)
         if pipelines and type(self).__module__.startswith("transformers_modules"):
             kwargs["custom_pipelines"] = pipelines
@@ -108,13 +115,8 @@ class TrajViT2Config(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, with the pipeline that loads such a model."""
-        pipeline = {
-            "impl": f"{PIPELINE_FILE}.ZeroShotVideoClassificationPipeline",
-            "pt": ["AutoModel"],
-            "type": "video",
-        }
-        return {**super().to_dict(), "custom_pipelines": {PIPELINE_TASK: pipeline}}
+        """As plain values, with the pipeline that runs such a model."""
+        return {**super().to_dict(), "custom_pipelines": CUSTOM_PIPELINES}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):

@@ -22,7 +22,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from .configuration_trajtok import TrajTokConfig
 from .configuration_trajvit2 import TrajViT2Config
@@ -436,9 +436,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.reverse:
-            config = TrajTokConfig.from_pretrained(arguments.input)
-            is_segmenter = (config.architectures or [""])[0] == TrajTokSegmenterModel.__name__
-            model = (TrajTokSegmenterModel if is_segmenter else TrajTokModel).from_pretrained(arguments.input)
+            config = AutoConfig.from_pretrained(arguments.input)
+            class_name = (config.architectures or [""])[0]
+            model_class = next(
+                (layout.model_class for layout in LAYOUTS if layout.model_class.__name__ == class_name), None
+            )
+            if model_class is None:
+                raise CheckpointError(
+                    f"{arguments.input} holds a {class_name or config.model_type}, expected one of "
+                    f"{sorted({layout.model_class.__name__ for layout in LAYOUTS})}."
+                )
+            model = model_class.from_pretrained(arguments.input)
             save_file(
                 {name: value.contiguous().clone() for name, value in to_official(model).items()}, arguments.output_dir
             )

@@ -17,15 +17,17 @@ from .perceiver_trajtok import Membership, PatchBlocks, TrajTokPerceiver
 
 
 class TrajTokPatchPositions(nn.Module):
-    """An embedding of where and when each patch is: sines of its time, row and column, each 0 to 1, then a projection.
+    """An embedding of where and when each patch is: sines of its time, row and column (each 0 to 1), then an MLP.
 
-    Time runs over the valid frames of a clip, so padding does not change it.
+    The MLP makes functions of time and place together, so that even a plain mean over the patches of a trajectory tells
+    how it moves. Time runs over the valid frames of a clip, so padding does not change it.
     """
 
     def __init__(self, width: int, num_frequencies: int = 4):
         super().__init__()
         self.num_frequencies = num_frequencies
-        self.proj = nn.Linear(6 * num_frequencies, width, bias=False)
+        self.up_proj = nn.Linear(6 * num_frequencies, width)
+        self.down_proj = nn.Linear(width, width)
 
     def forward(self, patch_index: Tensor, grid: GridSize, num_frames: Tensor) -> Tensor:
         """Patches (B or 1, n) of clips of ``num_frames`` (B or 1, 1) valid frames -> (B or 1, n, D)."""
@@ -36,7 +38,8 @@ class TrajTokPatchPositions(nn.Module):
         places = torch.stack(torch.broadcast_tensors(time, row, column), dim=-1)
         octaves = torch.pi * 2.0 ** torch.arange(self.num_frequencies, device=patch_index.device)
         angles = (places.unsqueeze(-1) * octaves).flatten(-2)
-        return self.proj(torch.cat((angles.sin(), angles.cos()), dim=-1).to(self.proj.weight.dtype))
+        waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
+        return self.down_proj(F.gelu(self.up_proj(waves.to(self.up_proj.weight.dtype))))
 
 
 class TrajTokEncoder(nn.Module):

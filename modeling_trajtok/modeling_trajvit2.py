@@ -19,6 +19,7 @@ from .configuration_trajvit2 import TrajViT2Config, TrajViT2TransformerConfig
 from .losses_trajvit2 import contrastive_loss
 from .modeling_trajtok import TrajTokModel
 from .outputs_trajtok import TrajViT2ClassifierOutput, TrajViT2Output, TrajViT2VideoOutput
+from .zero_shot_video_classification import ZeroShotVideoClassificationPipeline
 
 
 class TrajViT2Embeddings(nn.Module):
@@ -183,11 +184,6 @@ class TrajViT2PreTrainedModel(PreTrainedModel):
         if isinstance(module, TrajViT2Model):
             init.constant_(module.temperature, self.config.initial_temperature)
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """Save weights and configuration, and beside them the code of the zero-shot pipeline."""
-        super().save_pretrained(save_directory, **kwargs)
-        pass
-
 
 class TrajViT2VideoModel(TrajViT2PreTrainedModel):
     """The video tower alone."""
@@ -231,6 +227,9 @@ class TrajViT2VideoModel(TrajViT2PreTrainedModel):
 
 class TrajViT2Model(TrajViT2PreTrainedModel):
     """Video tower and text tower, each projected to one space."""
+
+    # What the task runs; named here so that its code is saved beside the model's.
+    zero_shot_pipeline_class = ZeroShotVideoClassificationPipeline
 
     def __init__(self, config: TrajViT2Config):
         super().__init__(config)
