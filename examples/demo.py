@@ -7,13 +7,17 @@ What you will see: a progress bar, a table, and in the folder `out/`:
     tracks_rle.json       masks[trajectory][frame] as COCO run lengths
     tracks_mot.txt        boxes as MOTChallenge text
     tokens.safetensors    trajectory_embeds (K*L, D), token_valid (K*L), trajectory_ids (T, H, W) per patch
+    labels.png            which of some texts describes the video, by TrajViT2: a bar for each, best first
+    labels.json           the same as data, and by which checkpoint
     manifest.json         what all this was made from and with; written last, so it vouches for the other files
 
     python examples/demo.py                                     # a world that is generated first
     python examples/demo.py my.mp4 --out out
     python examples/demo.py a.mp4 b.gif c.webm --size 192       # each into out/<its name>/
+    python examples/demo.py my.mp4 --labels "a red star moves left" "two objects"
 
 Needs: the package; for the generated world scikit-image (`pip install trajtok[train]`). Takes seconds per clip.
+Without a TrajViT2 checkpoint in `checkpoints/trajvit2-tiny` (or `--clip-model`) the labels are left out.
 """
 
 import argparse
@@ -29,16 +33,28 @@ import numpy as np
 import torch
 import transformers
 from evaluation.provenance import checkpoint_record, sha256_of, versions
+from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
 from tqdm import tqdm
-from worlds import WorldConfig, render_world
+from worlds import OBJECT_MOTIONS, WorldConfig, render_world, summary_caption, summary_distractors
 
-from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor
+from modeling_trajtok import (
+    TrajTokModel,
+    TrajTokVideoProcessor,
+    TrajViT2Model,
+    TrajViT2Processor,
+    ZeroShotVideoClassificationPipeline,
+)
 from modeling_trajtok.processors import TrajectoryMap, VideoDecodeError, decode_video, sample_frame_indices
 from modeling_trajtok.processors.trajectory_drawing import contact_sheet, draw_overlay, write_video
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS_PER_VIDEO = 3
+CLIP_CHECKPOINT = REPOSITORY / "checkpoints" / "trajvit2-tiny"
+STEPS_PER_VIDEO = 4
+NUM_FALSE_CAPTIONS = 5
+DEFAULT_LABELS = tuple(f"an object {motion}" for motion in OBJECT_MOTIONS)  # the words of the worlds' captions
+BAR_WIDTH_PX, BAR_HEIGHT_PX, BAR_COLOUR = 320, 18, (0, 114, 178)
+LONGEST_LABEL = 100  # characters in the chart
 DEFAULT_WORLD = {"seed": 2026, "index": 0, "config": WorldConfig(num_frames=32, height=256, width=256, fps=16.0)}
 
 
@@ -54,12 +70,55 @@ def load_checkpoint(name: str) -> tuple[TrajTokModel, TrajTokVideoProcessor, dic
     return model, processor, record
 
 
-def write_default_video(folder: Path) -> str:
-    """Render a world with photographs into a file, so that it goes the way of any user's video."""
+def load_classifier(name: str) -> tuple[ZeroShotVideoClassificationPipeline, dict] | None:
+    """The zero-shot pipeline of a TrajViT2 checkpoint and its record; None if the default one is not there."""
+    if name == str(CLIP_CHECKPOINT) and not CLIP_CHECKPOINT.is_dir():
+        note = f"{name} does not exist, so zero-shot labels are left out; --clip-model FOLDER brings them back."
+        print(note, file=sys.stderr)
+        return None
+    try:
+        model, processor = TrajViT2Model.from_pretrained(name), TrajViT2Processor.from_pretrained(name)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        classifier = ZeroShotVideoClassificationPipeline(model=model.eval(), processor=processor, device=device)
+        return classifier, checkpoint_record(name)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"{name}: no TrajViT2 checkpoint can be read; pass --clip-model FOLDER. {error}") from error
+
+
+def write_default_video(folder: Path) -> tuple[str, list[str]]:
+    """Render a world with photographs into a file, so that it goes the way of any user's video.
+
+    Returns:
+        The file, and captions of it: the first is true, the others are not.
+    """
     world = render_world(**DEFAULT_WORLD)
     folder.mkdir(parents=True, exist_ok=True)
     write_video(folder / "world.mp4", world.frames_uint8, world.config.fps)
-    return str(folder / "world.mp4")
+    rng = np.random.default_rng(DEFAULT_WORLD["seed"])
+    false = summary_distractors(rng, world.objects, NUM_FALSE_CAPTIONS)
+    return str(folder / "world.mp4"), [summary_caption(world.objects), *false]
+
+
+def draw_label_chart(scores: Sequence[dict]) -> Image.Image:
+    """A bar chart of {"label", "score"}, one row each in the given order; a full bar is a score of 1."""
+    font, gap = ImageFont.load_default(13), 8
+    texts = [" ".join(entry["label"].split()) for entry in scores]
+    texts = [text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 3]}..." for text in texts]
+    bar_left = 2 * gap + round(max(font.getlength(text) for text in texts))
+    row_px = BAR_HEIGHT_PX + gap
+    width = bar_left + BAR_WIDTH_PX + 2 * gap + round(font.getlength("0.00"))
+    chart = Image.new("RGB", (width, gap + row_px * len(scores)), "white")
+    pen = ImageDraw.Draw(chart)
+    for row, (text, entry) in enumerate(zip(texts, scores, strict=True)):
+        top = gap + row * row_px
+        bottom, middle = top + BAR_HEIGHT_PX - 1, top + BAR_HEIGHT_PX // 2
+        filled = round(BAR_WIDTH_PX * entry["score"])
+        pen.text((bar_left - gap, middle), text, "black", font, anchor="rm")
+        pen.rectangle((bar_left, top, bar_left + BAR_WIDTH_PX - 1, bottom), "gainsboro")
+        if filled:
+            pen.rectangle((bar_left, top, bar_left + filled - 1, bottom), BAR_COLOUR)
+        pen.text((bar_left + BAR_WIDTH_PX + gap, middle), f"{entry['score']:.2f}", "black", font, anchor="lm")
+    return chart
 
 
 def write_results(folder: Path, frames_uint8: np.ndarray, tracks: TrajectoryMap, tokens: dict) -> None:
@@ -76,8 +135,10 @@ def write_results(folder: Path, frames_uint8: np.ndarray, tracks: TrajectoryMap,
 
 
 @torch.inference_mode()
-def tokenize_video(name: str, folder: Path, checkpoint: tuple, settings: dict, progress: tqdm) -> dict:
-    """Decode, tokenize and draw one video; returns its row of the table."""
+def tokenize_video(
+    name: str, folder: Path, checkpoint: tuple, clip_checkpoint: tuple | None, settings: dict, progress: tqdm
+) -> dict:
+    """Decode, tokenize, draw and label one video; returns its row of the table."""
     model, processor, checkpoint_record = checkpoint
     seconds = {}
 
@@ -103,7 +164,22 @@ def tokenize_video(name: str, folder: Path, checkpoint: tuple, settings: dict, p
         [tracks] = processor.post_process_trajectories(outputs, [source], [size_hw], min_area_fraction=fraction)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
+        for optional in ("labels.png", "labels.json"):  # of another run, which had labels
+            (folder / optional).unlink(missing_ok=True)
         write_results(folder, video.frames_uint8, tracks, tokens)
+    labels = {}
+    if clip_checkpoint is None:
+        progress.update()
+    else:
+        with step("labels"):
+            classifier, clip_record = clip_checkpoint
+            # The frames of the overlay, as many of them as the model reads; the labels are whole captions.
+            options = {"candidate_labels": settings["labels"], "hypothesis_template": "{}"}
+            scores = classifier(video.frames_uint8, **options)
+            draw_label_chart(scores).save(folder / "labels.png")
+            record = json.dumps({"checkpoint": clip_record, "labels": scores}, indent=2)
+            (folder / "labels.json").write_text(record + "\n", encoding="utf-8")
+        labels = {"label_score": round(scores[0]["score"], 3), "label": scores[0]["label"]}
 
     num_patches, num_tokens = tokens["trajectory_ids"].numel(), int(tokens["token_valid"].sum())
     row = {
@@ -115,12 +191,14 @@ def tokenize_video(name: str, folder: Path, checkpoint: tuple, settings: dict, p
         "tokens": num_tokens,
         "patches_per_token": round(num_patches / num_tokens, 1),
         **seconds,
+        **labels,
     }
     manifest = {
         "input": {"name": name, "sha256": sha256_of(name) if Path(name).is_file() else None, "size_hw": size_hw},
         "frame_indices": tracks.frame_indices.tolist(),
         "frame_times_s": tracks.frame_times_s.tolist(),
         "checkpoint": checkpoint_record,
+        "clip_checkpoint": None if clip_checkpoint is None else clip_checkpoint[1],
         "settings": settings,
         "versions": versions(),
         "results": row,
@@ -161,11 +239,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-frames", type=int, default=16, help="frames to read, spread over the whole video")
     parser.add_argument("--size", type=size_px, default="128", help="N (shorter side) or HxW in pixels")
     parser.add_argument("--min-area-fraction", type=float, default=0.002, help="smaller trajectories are not drawn")
+    parser.add_argument("--labels", nargs="+", metavar="TEXT", help="texts of which one may describe the video")
+    parser.add_argument(
+        "--clip-model", default=str(CLIP_CHECKPOINT), help="TrajViT2 for the labels: folder or Hub name"
+    )
     arguments = parser.parse_args(argv)
-    settings = {name: getattr(arguments, name) for name in ("num_frames", "size", "min_area_fraction")}
+    settings = {name: getattr(arguments, name) for name in ("num_frames", "size", "min_area_fraction", "labels")}
+    videos, settings["labels"] = arguments.videos, arguments.labels or list(DEFAULT_LABELS)
     try:
+        if not all(label.strip() for label in settings["labels"]):
+            raise ValueError("one of --labels is empty, expected texts that may describe the video.")
         checkpoint = load_checkpoint(arguments.model)
-        videos = arguments.videos or [write_default_video(arguments.out)]
+        clip_checkpoint = load_classifier(arguments.clip_model)
+        if not videos:
+            world, captions = write_default_video(arguments.out)
+            videos, settings["labels"] = [world], arguments.labels or captions
     except (ValueError, OSError) as error:
         complain(error)
         return 1
@@ -178,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for position, video in enumerate(videos, start=1):
             folder = arguments.out / names[position - 1] if len(videos) > 1 else arguments.out
             try:
-                rows.append(tokenize_video(video, folder, checkpoint, settings, progress))
+                rows.append(tokenize_video(video, folder, checkpoint, clip_checkpoint, settings, progress))
             except (ValueError, OSError, RuntimeError, MemoryError) as error:  # also too large for memory
                 complain(error, video)
                 progress.update(STEPS_PER_VIDEO * position - progress.n)

@@ -50,7 +50,7 @@ SEGMENTER = "video_model.trajtok.segmenter."
 
 
 def build_tokenizer(recipe: TrajViT2Recipe, clips: ClipCache, folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of the recipe, of the first checkpoint, of a run that is continued, or learnt from the captions."""
+    """The tokenizer of the recipe, of the first checkpoint or of a continued run; else learnt from the captions."""
     name = recipe.tokenizer or recipe.initial_checkpoint
     if name:
         return AutoTokenizer.from_pretrained(name)

@@ -90,8 +90,9 @@ class TrajTokConfig(PreTrainedConfig):
         max_tokens_per_trajectory: L, tokens that the encoder can emit per trajectory; calls may ask for fewer.
         encoder_queries: what the encoder's queries start from: learnt "latents", the soft "mean" of each trajectory's
             patch features, or the sum of both. With "mean" the gradient of a task reaches the segmenter.
-        patch_positions: add an embedding of each patch's time, row and column to what the encoder reads. Without it
-            (as in the original) a token cannot tell where its trajectory is or how it moves unless the features do.
+        track_embedding: add to each token an embedding of its trajectory's path: place, area and spread over time.
+            Without it (as in the original) a token cannot tell where its trajectory is or how it moves unless the
+            features do.
         detach_segmentation: stop the gradient of a task, through trajectory tokens, into the segmenter; the
             segmentation loss still trains it.
         encoder_input_size: width of the features that the encoder reads (default: `hidden_size`); set it when the
@@ -137,7 +138,7 @@ class TrajTokConfig(PreTrainedConfig):
     high_res_factor: int | None = 4
     max_tokens_per_trajectory: int = 1
     encoder_queries: Literal["latents", "mean", "latents_and_mean"] = "latents"
-    patch_positions: bool = False
+    track_embedding: bool = False
     detach_segmentation: bool = False
     encoder_input_size: int | None = None
     encoder_output_size: int | None = None

@@ -6,8 +6,9 @@ In:   a ``.pth`` file (``{"model": state dict, ...}`` or a bare state dict) or a
 Out:  a folder for ``from_pretrained``; or, with ``--reverse``, a ``.safetensors`` file for the original's code
 
 The conversion is a table that must balance: every key of the file is used once or ignored for a stated reason, every
-parameter of ours is filled, and all shapes agree. Sizes are inferred from the shapes; two choices leave no trace in
-them and are options: ``--encoder-queries latents_and_mean`` (the original's ``add_mean_traj``), ``--feature-fusion``.
+parameter of ours is filled, and all shapes agree. Sizes are inferred from the shapes; what leaves no trace in them is
+an option: ``--encoder-queries latents_and_mean`` (the original's ``add_mean_traj``), ``--feature-fusion``, and for
+TrajViT2 the numbers of heads and the tokenizer.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .configuration_trajtok import TrajTokConfig
 from .configuration_trajvit2 import TrajViT2Config
@@ -408,21 +409,59 @@ def read_official_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def convert_file(source: Path, output_dir: Path, report: Callable[[str], object] = print, **overrides) -> None:
-    """Convert a checkpoint file of the original into a Transformers folder with model and video processor."""
-    from .processors import TrajTokVideoProcessor
+def convert_file(
+    source: Path,
+    output_dir: Path,
+    report: Callable[[str], object] = print,
+    tokenizer: str = "bert-base-uncased",
+    **overrides,
+) -> None:
+    """Convert a checkpoint file of the original into a Transformers folder with model and processor.
+
+    Args:
+        source: ``.pth`` or ``.safetensors`` file.
+        output_dir: the folder to write.
+        report: called with lines about what was done.
+        tokenizer: folder or Hub name of the tokenizer of a TrajViT2's text tower, which is not in the file.
+        **overrides: what leaves no trace in the shapes, see `infer_config`.
+
+    Raises:
+        CheckpointError: for a file that does not balance, or a tokenizer that is not that of the text tower.
+    """
+    from .processors import TrajTokVideoProcessor, TrajViT2Processor
 
     model_class, config, state, ignored = to_ours(read_official_file(source), **overrides)
     model = _built_on_meta(model_class, config)
     model.load_state_dict(state, strict=True, assign=True)
+    processor = TrajTokVideoProcessor()
+    if model_class is TrajViT2Model:
+        processor.num_frames = config.num_frames
+        processor = TrajViT2Processor(processor, _text_tokenizer(tokenizer, config.text_config))
     model.save_pretrained(output_dir)
-    TrajTokVideoProcessor().save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
     reasons = {}
     for reason in ignored.values():
         reasons[reason] = reasons.get(reason, 0) + 1
     report(f"{source} -> {output_dir}: {model_class.__name__}, {model.num_parameters() / 1e6:.1f} M parameters")
     for reason, number in reasons.items():
         report(f"  left out {number} tensors: {reason}")
+
+
+def _text_tokenizer(name: str, text_config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"The tokenizer {name!r} of the text tower cannot be loaded ({error}). Name a folder or Hub repository "
+            "that holds it with --tokenizer."
+        ) from error
+    if len(tokenizer) != text_config.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer {name!r} has {len(tokenizer)} tokens, expected the {text_config.vocab_size} of the text "
+            "tower. Name the right one with --tokenizer."
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, text_config.max_position_embeddings)
+    return tokenizer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -432,6 +471,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("output_dir", type=Path, help="Transformers folder; with --reverse, a .safetensors file")
     parser.add_argument("--encoder-queries", choices=["latents", "mean", "latents_and_mean"])
     parser.add_argument("--feature-fusion", choices=["sum", "last"])
+    parser.add_argument("--transformer-heads", type=int, default=16, help="of a TrajViT2's transformer")
+    parser.add_argument("--text-heads", type=int, default=12, help="of a TrajViT2's text tower")
+    parser.add_argument("--tokenizer", default="bert-base-uncased", help="of a TrajViT2's text tower")
     parser.add_argument("--reverse", action="store_true", help="convert a folder of ours back to the original's names")
     arguments = parser.parse_args(argv)
     try:
@@ -454,6 +496,9 @@ def main(argv: list[str] | None = None) -> int:
             convert_file(
                 arguments.input,
                 arguments.output_dir,
+                tokenizer=arguments.tokenizer,
+                transformer_heads=arguments.transformer_heads,
+                text_heads=arguments.text_heads,
                 encoder_queries=arguments.encoder_queries,
                 feature_fusion=arguments.feature_fusion,
             )

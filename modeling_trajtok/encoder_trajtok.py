@@ -6,8 +6,6 @@ From: segmenter_trajtok     To: the models on top
 Official: segmenter.py (``SegmentTokenizer``)
 """
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,30 +14,56 @@ from .grid_ops import GridSize
 from .perceiver_trajtok import Membership, PatchBlocks, TrajTokPerceiver
 
 
-class TrajTokPatchPositions(nn.Module):
-    """An embedding of where and when each patch is: sines of its time, row and column (each 0 to 1), then an MLP.
+class TrajTokTrackEmbedding(nn.Module):
+    """What a trajectory's path looks like: place, area and second moments over time, through an MLP.
 
-    The MLP makes functions of time and place together, so that even a plain mean over the patches of a trajectory tells
-    how it moves. Time runs over the valid frames of a clip, so padding does not change it.
+    Each clip's valid frames are resampled to a fixed number of moments, so that neither padding nor the frame rate
+    matters. Places run from -1 to 1 over the picture.
     """
 
-    def __init__(self, width: int, num_frequencies: int = 4):
+    NUM_MOMENTS = 8
+    NUM_VALUES = 7  # presence, row, column, root of the area, spread in rows, in columns, and of both
+
+    def __init__(self, width: int):
         super().__init__()
-        self.num_frequencies = num_frequencies
-        self.up_proj = nn.Linear(6 * num_frequencies, width)
+        self.up_proj = nn.Linear(self.NUM_MOMENTS * self.NUM_VALUES, width)
         self.down_proj = nn.Linear(width, width)
 
-    def forward(self, patch_index: Tensor, grid: GridSize, num_frames: Tensor) -> Tensor:
-        """Patches (B or 1, n) of clips of ``num_frames`` (B or 1, 1) valid frames -> (B or 1, n, D)."""
-        in_frame = patch_index % grid.patches_per_frame
-        time = (patch_index // grid.patches_per_frame + 0.5) / num_frames
-        row = (in_frame // grid.w + 0.5) / grid.h
-        column = (in_frame % grid.w + 0.5) / grid.w
-        places = torch.stack(torch.broadcast_tensors(time, row, column), dim=-1)
-        octaves = torch.pi * 2.0 ** torch.arange(self.num_frequencies, device=patch_index.device)
-        angles = (places.unsqueeze(-1) * octaves).flatten(-2)
-        waves = torch.cat((angles.sin(), angles.cos()), dim=-1)
-        return self.down_proj(F.gelu(self.up_proj(waves.to(self.up_proj.weight.dtype))))
+    def forward(self, trajectory_ids: Tensor, num_trajectories: int, grid: GridSize, num_frames: Tensor) -> Tensor:
+        """Ids (B, N), -1 = none, in clips of ``num_frames`` (B or 1, 1) valid frames -> (B, K, D)."""
+        tracks = self.tracks(trajectory_ids, num_trajectories, grid)
+        batch, device = len(trajectory_ids), trajectory_ids.device
+        moments = (torch.arange(self.NUM_MOMENTS, device=device) + 0.5) / self.NUM_MOMENTS
+        position = (moments * num_frames - 0.5).clamp(min=0).minimum(num_frames - 1.0).expand(batch, -1)
+        before = position.floor().long()
+        after = (before + 1).minimum(num_frames - 1)
+        share = (position - before)[:, :, None, None]
+
+        def at(frame: Tensor) -> Tensor:
+            return tracks.gather(1, frame[:, :, None, None].expand(-1, -1, *tracks.shape[2:]))
+
+        resampled = at(before) * (1 - share) + at(after) * share
+        values = resampled.transpose(1, 2).flatten(2).to(self.up_proj.weight.dtype)
+        return self.down_proj(F.gelu(self.up_proj(values)))
+
+    def tracks(self, trajectory_ids: Tensor, num_trajectories: int, grid: GridSize) -> Tensor:
+        """Where and how large each trajectory is in each frame: ids (B, N) -> (B, T, K, `NUM_VALUES`) in fp32."""
+        device, per_frame = trajectory_ids.device, grid.patches_per_frame
+        row = (2 * torch.arange(grid.h, device=device) + 1) / grid.h - 1
+        column = (2 * torch.arange(grid.w, device=device) + 1) / grid.w - 1
+        row, column = (axis.flatten() for axis in torch.meshgrid(row, column, indexing="ij"))
+        powers = torch.stack((torch.ones_like(row), row, column, row**2, column**2, row * column))
+        ids = trajectory_ids.view(-1, 1, per_frame) % (num_trajectories + 1)
+        sums = powers.new_zeros(len(ids), len(powers), num_trajectories + 1)
+        sums = sums.scatter_add(2, ids.expand(-1, len(powers), -1), powers.expand(len(ids), -1, -1))[..., :-1]
+        patches = sums[:, 0]
+        rows, columns, rows_2, columns_2, both = (sums[:, 1:] / patches.clamp(min=1).unsqueeze(1)).unbind(1)
+        present, area = (patches > 0).to(sums.dtype), patches / per_frame
+        # Spreads are of the order of the area; divided by it, they tell the shape and its direction.
+        spreads = (rows_2 - rows**2, columns_2 - columns**2, both - rows * columns)
+        shapes = [spread / area.clamp(min=1 / per_frame) for spread in spreads]
+        values = torch.stack((present, rows, columns, area.sqrt(), *shapes), dim=-1)
+        return values.view(len(trajectory_ids), grid.t, num_trajectories, self.NUM_VALUES)
 
 
 class TrajTokEncoder(nn.Module):
@@ -65,8 +89,8 @@ class TrajTokEncoder(nn.Module):
             theta=config.rotary_theta,
             eps=config.layer_norm_eps,
         )
-        self.patch_positions = TrajTokPatchPositions(width) if config.patch_positions else None
         self.output_proj = nn.Linear(width, config.encoder_output_size)
+        self.track_embedding = TrajTokTrackEmbedding(config.encoder_output_size) if config.track_embedding else None
 
     def forward(
         self,
@@ -92,9 +116,6 @@ class TrajTokEncoder(nn.Module):
         Returns:
             trajectory_embeds (B, K*L, D_out) and token_valid (B, K*L): the trajectory owns at least one patch.
         """
-        if self.patch_positions is not None:
-            blocks, grid = blocks.with_positions(partial(self.patch_positions, num_frames=num_frames)), blocks.grid
-            anchor_features = anchor_features + self.patch_positions(anchor_index, grid, num_frames)
         queries = self._queries(blocks, trajectory_ids, assignment_logits, tokens_per_trajectory)
         batch = blocks.batch_size
         membership = Membership(
@@ -104,6 +125,9 @@ class TrajTokEncoder(nn.Module):
             num_trajectories=self.num_trajectories,
         )
         tokens = self.output_proj(self.perceiver(queries.expand(batch, -1, -1), blocks, membership)[-1])
+        if self.track_embedding is not None:
+            tracks = self.track_embedding(trajectory_ids, self.num_trajectories, blocks.grid, num_frames)
+            tokens = tokens + tracks.repeat_interleave(tokens_per_trajectory, dim=1)
 
         present = trajectory_ids.new_zeros(batch, self.num_trajectories + 1, dtype=torch.bool)
         present = present.scatter(1, trajectory_ids % (self.num_trajectories + 1), True)[:, :-1]

@@ -8,26 +8,38 @@ Official: criterions.py (``get_contrastive_loss``)
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from torch import Tensor
 
 NO_VIDEO = -1
 
 
-def gather_processes(values: Tensor, with_gradient: bool = False) -> Tensor:
-    """The rows of all processes, in the order of their ranks; alone, the rows as they are.
+class GatherRows(torch.autograd.Function):
+    """Rows of all processes; each process gets back the sum of what all of them have to say of its rows.
 
-    Args:
-        values: (n, ...), n the same in every process.
-        with_gradient: let gradients flow back to the process that a row came from.
+    `torch.distributed.nn.functional.all_gather` scrambles gradients that arrive transposed on the gloo backend, as
+    those of the second factor of a matrix product do.
     """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        """(n, ...) -> (processes * n, ...), in the order of the ranks."""
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        """The gradient of this process's rows, summed over the processes."""
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_processes(values: Tensor) -> Tensor:
+    """The rows (n, ...) of all processes, n the same in each; alone, the rows as they are."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return values
-    if with_gradient:
-        return torch.cat(dist_functional.all_gather(values.contiguous()))
-    gathered = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, values.contiguous())
-    return torch.cat(gathered)
+    return GatherRows.apply(values)
 
 
 def cross_entropy_of_matches(similarity: Tensor, matches: Tensor) -> Tensor:
@@ -70,7 +82,7 @@ def contrastive_loss(
         text_idx = torch.cat((video_idx, video_idx.new_full((num_texts - batch,), NO_VIDEO)))
     all_videos, all_texts, all_video_idx, all_text_idx = video_embeds, text_embeds, video_idx, text_idx
     if over_processes:
-        all_videos, all_texts = gather_processes(video_embeds, True), gather_processes(text_embeds, True)
+        all_videos, all_texts = gather_processes(video_embeds), gather_processes(text_embeds)
         all_video_idx, all_text_idx = gather_processes(video_idx), gather_processes(text_idx)
     of_videos = cross_entropy_of_matches(
         video_embeds @ all_texts.t() / temperature, video_idx.unsqueeze(1) == all_text_idx

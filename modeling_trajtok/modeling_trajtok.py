@@ -19,7 +19,7 @@ from transformers.models.dinov3_convnext.modeling_dinov3_convnext import DINOv3C
 from transformers.utils import can_return_tuple
 
 from .configuration_trajtok import TrajTokConfig, reject_misspelt
-from .encoder_trajtok import TrajTokEncoder, TrajTokPatchPositions
+from .encoder_trajtok import TrajTokEncoder, TrajTokTrackEmbedding
 from .grid_ops import GridSize, expand_frame_mask, resize_ids, resize_patches
 from .losses_trajtok import SegmentationLoss, patch_label_masks, segmentation_loss
 from .outputs_trajtok import TrajTokOutput
@@ -63,9 +63,9 @@ class TrajTokPreTrainedModel(PreTrainedModel):
             init.constant_(module.log_scale, math.log(math.expm1(self.config.initial_logit_scale - 1.0)))
         elif isinstance(module, DINOv3ConvNextLayer):
             init.constant_(module.gamma, self.config.backbone_config.layer_scale_init_value)
-        elif isinstance(module, TrajTokPatchPositions):
+        elif isinstance(module, TrajTokTrackEmbedding):
             for projection in (module.up_proj, module.down_proj):
-                # As large as the features that they are added to.
+                # As large as the tokens that they are added to.
                 init.normal_(projection.weight, std=(2.0 / projection.in_features) ** 0.5)
         elif isinstance(module, TrajTokEncoder) and module.latents is not None:
             init.normal_(module.latents, std=self.config.initializer_range)

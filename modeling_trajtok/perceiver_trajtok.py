@@ -111,18 +111,6 @@ class PatchBlocks:
 
         return PatchBlocks(read, self.batch_size, self.grid, self.frames_per_block, self.valid)
 
-    def with_positions(self, embed: Callable[[Tensor, GridSize], Tensor]) -> "PatchBlocks":
-        """Blocks of features plus ``embed(patch_index (1, n), grid)``; added once if the clip is one block."""
-
-        def read(first: int, last: int) -> Tensor:
-            features, per_frame = self.read(first, last), self.grid.patches_per_frame
-            index = torch.arange(first * per_frame, last * per_frame, device=features.device).unsqueeze(0)
-            return features + embed(index, self.grid)
-
-        if self.is_whole:
-            return PatchBlocks.from_features(read(0, self.grid.t), self.grid, self.frames_per_block, self.valid)
-        return PatchBlocks(read, self.batch_size, self.grid, self.frames_per_block, self.valid)
-
 
 class Membership(NamedTuple):
     """Which trajectory may read which patch.

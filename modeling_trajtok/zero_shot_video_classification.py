@@ -184,10 +184,10 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         templates = self._check_templates(hypothesis_template or self.model.config.hypothesis_template)
         key = (tuple(labels), tuple(templates), repr(sorted(tokenizer_kwargs.items())))
         if key not in self._label_embeds:
-            settings = {"padding": True, "truncation": True, "return_tensors": "pt"} | tokenizer_kwargs
             sums = 0.0
             for template in templates:
-                tokens = self.processor.tokenizer([template.format(label) for label in labels], **settings)
+                texts = [template.format(label) for label in labels]
+                tokens = self.processor(text=texts, return_tensors="pt", **tokenizer_kwargs)
                 sums = (
                     sums
                     + self.model.get_text_features(

@@ -99,6 +99,7 @@ class CaptionCollator:
         self.tokenizer, self.max_length, self.segmentation = tokenizer, max_length, segmentation
 
     def __call__(self, views: Sequence[dict]) -> dict[str, Tensor]:
+        """Views to one batch; ``named_*`` are the texts of objects, with their clip, id and number of the text."""
         batch = {
             name: torch.stack([view[name] for view in views])
             for name in ("pixel_values_videos", "patch_features", "trajectory_ids")

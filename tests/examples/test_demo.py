@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import BertTokenizer
 from worlds import WorldConfig, render_world
 
-from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor
+from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor, TrajViT2Config, TrajViT2Model, TrajViT2Processor
 from modeling_trajtok.processors import decode_coco_rle, decode_video
 from modeling_trajtok.processors.trajectory_drawing import write_video
 
@@ -35,8 +36,29 @@ def checkpoint(tmp_path, tiny_config):
 
 
 @pytest.fixture
-def run(checkpoint, tmp_path):
-    """run(*videos and options) -> exit status; 4 frames of 64 px, results in tmp_path/out."""
+def clip_checkpoint(tmp_path, tiny_config):
+    torch.manual_seed(0)
+    folder = tmp_path / "clip_checkpoint"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "star", "moves", "left", "right"]
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = TrajViT2Config(
+        trajtok_config=tiny_config,
+        transformer_config={"hidden_size": tiny_config.encoder_output_size, **sizes},
+        text_config={"model_type": "bert", "hidden_size": 32, "vocab_size": len(words), **sizes},
+        projection_dim=16,
+        num_frames=3,
+        initializer_range=0.5,
+    )
+    TrajViT2Model(config).save_pretrained(folder)
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    TrajViT2Processor(TrajTokVideoProcessor(size={"height": 64, "width": 64}), tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path, monkeypatch):
+    """run(*videos and options) -> exit status; 4 frames of 64 px, results in tmp_path/out, no default labels."""
+    monkeypatch.setattr(demo, "CLIP_CHECKPOINT", tmp_path / "no_clip_checkpoint")
 
     def demo_main(*arguments):
         fixed = ["--model", checkpoint, "--out", tmp_path / "out", "--num-frames", 4, "--size", 64]
@@ -175,3 +197,72 @@ def test_a_bad_checkpoint_is_an_error_on_one_line(run, clip, checkpoint, tmp_pat
     assert run(clip("clip.mp4"), "--model", model) == 1
     complaint = capfd.readouterr().err.splitlines()[-1]
     assert complaint.startswith(f"error: {model}: no TrajTok checkpoint can be read; pass --model FOLDER.")
+
+
+def test_labels_are_scored_as_the_model_scores_them(run, clip, clip_checkpoint, tmp_path, capsys):
+    labels, out = ["a red star moves left", "a blue star", "moves right"], tmp_path / "out"
+    assert run(clip("clip.mp4"), "--clip-model", clip_checkpoint, "--labels", *labels) == 0
+    assert names_in(out) == RESULT_FILES | {"labels.png", "labels.json"}
+    record = json.loads((out / "labels.json").read_text())
+    assert record["checkpoint"]["sha256"]["model.safetensors"] == sha256(clip_checkpoint / "model.safetensors")
+
+    model = TrajViT2Model.from_pretrained(clip_checkpoint).eval()
+    processor = TrajViT2Processor.from_pretrained(clip_checkpoint)
+    read = decode_video(tmp_path / "clip.mp4", lambda total, fps: [0, 1, 3, 4]).frames_uint8
+    videos = processor.video_processor(read, num_frames=3, return_tensors="pt")
+    texts = processor.tokenizer(labels, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**videos, input_ids=texts["input_ids"], attention_mask=texts["attention_mask"]).logits_per_video
+    expected = dict(zip(labels, logits.softmax(dim=1)[0].tolist(), strict=True))
+    scores = {entry["label"]: entry["score"] for entry in record["labels"]}
+    assert scores == pytest.approx(expected, abs=1e-4)
+    assert list(scores) == sorted(labels, key=lambda label: -expected[label])
+
+    best = max(expected, key=expected.get)
+    results = manifest_in(out)["results"]
+    assert results["label"] == best
+    assert results["label_score"] == pytest.approx(expected[best], abs=1e-3)
+    assert capsys.readouterr().out.splitlines()[1].endswith(best)
+    assert manifest_in(out)["clip_checkpoint"] == record["checkpoint"]
+
+
+def test_bars_are_as_long_as_the_scores():
+    scores = {"long " * 40: 0.75, "b": 0.25, "c": 0.0}
+    chart = np.asarray(demo.draw_label_chart([{"label": label, "score": score} for label, score in scores.items()]))
+    of_bars = (chart == demo.BAR_COLOUR).all(axis=2)
+    lengths = [int(length) for length in of_bars.sum(axis=1) if length]
+    assert lengths == [240] * demo.BAR_HEIGHT_PX + [80] * demo.BAR_HEIGHT_PX
+    assert chart.shape[1] < 1400  # long labels are cut
+    left_of_bars = chart[:, : np.flatnonzero(of_bars.any(axis=0))[0] - 4]
+    rows = np.array_split(np.arange(len(chart)), 3)
+    assert all((left_of_bars[row] < 100).any() for row in rows)  # each has its label
+
+
+def test_the_default_world_is_labelled_by_its_true_caption_among_false_ones(run, clip_checkpoint, tmp_path):
+    assert run("--clip-model", clip_checkpoint) == 0
+    labels = [entry["label"] for entry in json.loads((tmp_path / "out" / "labels.json").read_text())["labels"]]
+    assert len(set(labels)) == 1 + demo.NUM_FALSE_CAPTIONS
+    assert labels.count("Five objects: the largest, a green arrow, moves right.") == 1
+    assert render_world(**demo.DEFAULT_WORLD).captions[0] == "A green arrow moves right."
+
+
+def test_without_the_default_clip_model_labels_are_left_out_on_one_line(run, clip, clip_checkpoint, tmp_path, capsys):
+    video = clip("clip.mp4")
+    assert run(video, "--clip-model", clip_checkpoint) == 0
+    assert (tmp_path / "out" / "labels.png").exists()
+    assert run(video, "--clip-model", demo.CLIP_CHECKPOINT) == 0
+    assert names_in(tmp_path / "out") == RESULT_FILES  # none of the run before
+    notes = [line for line in capsys.readouterr().err.splitlines() if "labels are left out" in line]
+    assert len(notes) == 1
+    assert str(demo.CLIP_CHECKPOINT) in notes[0]
+    assert manifest_in(tmp_path / "out")["clip_checkpoint"] is None
+
+
+def test_a_bad_clip_model_or_an_empty_label_is_an_error_on_one_line(run, clip, checkpoint, tmp_path, capfd):
+    video = clip("clip.mp4")
+    assert run(video, "--clip-model", checkpoint) == 1  # a TrajTok
+    complaint = capfd.readouterr().err.splitlines()[-1]
+    assert complaint.startswith(f"error: {checkpoint}: no TrajViT2 checkpoint can be read; pass --clip-model FOLDER.")
+    assert run(video, "--labels", "a red star", " ") == 1
+    assert "--labels is empty" in capfd.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

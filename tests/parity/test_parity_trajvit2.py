@@ -35,7 +35,7 @@ def build(golden: Golden, attention: str, masked: bool) -> TrajViT2Model:
 
 
 def labels_of(golden: Golden) -> Tensor:
-    """The original's patch labels (B, T, H, W). It numbers them as they first appear, which its Dice loss depends on."""
+    """The original's patch labels (B, T, H, W), numbered as they first appear, which its Dice loss depends on."""
     batch, frames = golden.inputs["video"].shape[:2]
     side = int((golden.outputs["labels"].shape[1] // frames) ** 0.5)
     return golden.outputs["labels"].view(batch, frames, side, side)

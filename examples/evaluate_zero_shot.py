@@ -1,0 +1,189 @@
+"""Zero-shot classification of videos or images by a TrajViT2 checkpoint: the classes are only known by their names.
+
+What you will see: a progress bar over the videos, then top-1, top-5 and a table of the classes with what each is taken
+for most often. ``--out`` keeps all of it as JSON, with what is needed to get the same numbers again. A run that was
+stopped goes on where it was: embeddings of videos are kept, so other prompts or class names cost seconds.
+
+    python examples/evaluate_zero_shot.py k400/val.csv --videos k400/val --classes kinetics_label_map_k400.txt
+    python examples/evaluate_zero_shot.py something-something-v2-validation.json --videos ssv2 \
+        --classes sthv2_label_map.txt --prompts plain
+    python examples/evaluate_zero_shot.py testlist01.txt --videos UCF-101 --classes classInd.txt --prompts ucf101
+    python examples/evaluate_zero_shot.py testTrainMulti_7030_splits --split 1 --videos hmdb51 \
+        --classes hmdb51_label_map.txt --prompts ucf101
+    python examples/evaluate_zero_shot.py imagenette/val --prompts image             # a folder for each class
+
+Lists hold `path label` (numbers or names), or are csv. The embeddings of a class's prompts are averaged and brought to
+length 1, as CLIP does. An image is a clip of one frame.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from evaluation.benchmark_files import (
+    TEMPLATES,
+    BenchmarkItem,
+    ClassList,
+    VideoFolder,
+    is_class_folder,
+    read_class_folders,
+    read_classes,
+    read_labelled,
+    read_templates,
+)
+from evaluation.embedding_cache import EmbeddingCache, VideoRequest, embed_captions, embed_videos, embedding_key
+from evaluation.provenance import checkpoint_record, sha256_of, versions
+from evaluation.retrieval_metrics import classification_scores
+from torch import Tensor
+
+from modeling_trajtok import TrajViT2Model, TrajViT2Processor
+
+CHECKPOINT = Path(__file__).resolve().parents[1] / "checkpoints" / "trajvit2-tiny"
+SHOWN_FAILURES = 5
+
+
+def embed_classes(
+    model: TrajViT2Model, tokenizer: Any, names: Sequence[str], templates: Sequence[str]
+) -> tuple[Tensor, int]:
+    """Class names -> (classes, E), the mean over the templates at length 1; and how many prompts were cut."""
+    prompts = [template.replace("{}", name) for name in names for template in templates]
+    embeds, num_cut = embed_captions(model, tokenizer, prompts)
+    return F.normalize(embeds.view(len(names), len(templates), -1).mean(dim=1), dim=-1), num_cut
+
+
+def read_items(settings: argparse.Namespace) -> tuple[list[BenchmarkItem], ClassList, Path]:
+    """The videos, the classes, and the folder of the videos."""
+    classes = read_classes(settings.classes) if settings.classes else None
+    if is_class_folder(settings.data):
+        return *read_class_folders(settings.data, classes), settings.data
+    if classes is None or settings.videos is None:
+        raise ValueError(
+            f"{settings.data} is a list of videos, expected also --classes FILE (the label map) and --videos FOLDER."
+        )
+    return read_labelled(settings.data, classes, settings.first_label, settings.split), classes, settings.videos
+
+
+def evaluate(settings: argparse.Namespace) -> dict:
+    """Everything between the arguments and the record."""
+    started = time.time()
+    items, classes, root = read_items(settings)
+    named = settings.prompts in TEMPLATES
+    templates = TEMPLATES[settings.prompts] if named else read_templates(settings.prompts, settings.prompt_section)
+    folder = VideoFolder(root)
+    requests = [VideoRequest(item.video, folder.find(item.video)) for item in items]
+    checkpoint = checkpoint_record(settings.model)
+    model = TrajViT2Model.from_pretrained(settings.model, dtype=torch.float32).eval().to(settings.device)
+    processor = TrajViT2Processor.from_pretrained(settings.model)
+    num_frames = settings.num_frames or model.config.num_frames
+    key = embedding_key(checkpoint, processor.video_processor, num_frames)
+    class_embeds, num_cut = embed_classes(model, processor.tokenizer, classes.names, templates)
+    videos = embed_videos(
+        model,
+        processor.video_processor,
+        requests,
+        cache=EmbeddingCache(settings.cache, key),
+        num_frames=num_frames,
+        batch_size=settings.batch_size,
+    )
+    labels = np.array([items[index].label for index in videos.kept])
+    scores = classification_scores((videos.embeds @ class_embeds.t()).numpy(), labels, len(classes))
+    per_class = {
+        classes.keys[number]: {
+            "name": classes.names[number],
+            **values,
+            "taken_for": None if values["taken_for"] is None else classes.names[values["taken_for"]],
+        }
+        for number, values in scores.pop("per_class").items()
+    }
+    listed = "\n".join(f"{item.video} {classes.keys[item.label]}" for item in items)
+    files = [path for path in (settings.data, settings.classes) if path is not None and path.is_file()]
+    return {
+        "task": "zero-shot classification",
+        "scores": scores,
+        "per_class": per_class,
+        "counts": {
+            "videos_listed": len(items),
+            "videos": len(videos.kept),
+            "videos_unreadable": len(videos.failures),
+            "videos_from_cache": videos.num_from_cache,
+            "classes": len(classes),
+            "classes_with_videos": len(per_class),
+            "templates": len(templates),
+            "texts_cut": num_cut,
+        },
+        "failures": videos.failures,
+        "annotations": [{"file": str(path), "sha256": sha256_of(path)} for path in files],
+        "list_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        "class_names": list(classes.names),
+        "templates": list(templates),
+        "checkpoint": checkpoint,
+        "config_sha256": checkpoint["sha256"]["config.json"],
+        "embedding_key": key,
+        "settings": {
+            **{name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()},
+            "num_frames": num_frames,
+        },
+        "processor": processor.video_processor.to_dict(),
+        "versions": versions(),
+        "seconds": round(time.time() - started, 3),
+    }
+
+
+def show(record: dict) -> None:
+    counts, scores = record["counts"], record["scores"]
+    print("| class | videos | top-1 | top-5 | most often taken for |\n|---|---:|---:|---:|---|")
+    for values in sorted(record["per_class"].values(), key=lambda values: (-values["top1"], values["name"])):
+        shares = f"{100 * values['top1']:.1f} | {100 * values['top5']:.1f}"
+        print(f"| {values['name']} | {values['count']} | {shares} | {values['taken_for'] or ''} |")
+    print(f"| **all** | {counts['videos']} | {100 * scores['top1']:.1f} | {100 * scores['top5']:.1f} | |")
+    print(f"\nMean over classes: {100 * scores['mean_class_accuracy']:.1f}; chance: {100 / counts['classes']:.1f}")
+    if counts["texts_cut"]:
+        print(f"{counts['texts_cut']} prompts were longer than the model reads and were cut.")
+    if record["failures"]:
+        print(f"\n{len(record['failures'])} of {counts['videos_listed']} videos could not be read and were left out:")
+        for failure in record["failures"][:SHOWN_FAILURES]:
+            print(f"  {failure['video']}: {failure['error']}")
+        if len(record["failures"]) > SHOWN_FAILURES:
+            print("  ... (all of them are in the record, see --out)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="list of videos, folder of HMDB51's splits, or a folder of classes")
+    parser.add_argument("--videos", type=Path, help="folder of the videos that a list names")
+    parser.add_argument("--classes", type=Path, help="label map: a class per line (default: the folders' names)")
+    parser.add_argument("--first-label", type=int, default=0, help="number of the first class in the list: 0 or 1")
+    parser.add_argument("--split", type=int, default=1, choices=[1, 2, 3], help="of HMDB51")
+    parser.add_argument(
+        "--prompts", default="kinetics", help=f"{', '.join(TEMPLATES)}, a file of templates, or CLIP's prompts.md"
+    )
+    parser.add_argument("--prompt-section", help="data set in prompts.md, such as CIFAR10")
+    parser.add_argument("--model", default=str(CHECKPOINT), help="folder or Hub name of a TrajViT2Model")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--num-frames", type=int, help="frames per video (default: as the model was trained)")
+    parser.add_argument("--cache", type=Path, default=Path("out/embeddings"), help="folder for embeddings of videos")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="JSON file for the record")
+    settings = parser.parse_args(argv)
+    try:
+        record = evaluate(settings)
+        if settings.out:
+            settings.out.parent.mkdir(parents=True, exist_ok=True)
+            settings.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 1
+    show(record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,459 @@
+"""TrajViT2: videos and texts meet, whatever batch they come in, and losses compare all that should be compared."""
+
+import math
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModel, AutoModelForVideoClassification, Trainer, TrainingArguments
+
+from modeling_trajtok import (
+    TrajTokModel,
+    TrajViT2Config,
+    TrajViT2ForVideoClassification,
+    TrajViT2Model,
+    TrajViT2VideoModel,
+)
+from modeling_trajtok.losses_trajvit2 import contrastive_loss
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+
+
+def config_of(tiny_config, **changes) -> TrajViT2Config:
+    trajtok = tiny_config.to_dict() | {"encoder_output_size": 32} | changes.pop("trajtok", {})
+    text = {
+        "model_type": "bert",
+        "vocab_size": 40,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 28,
+        "max_position_embeddings": 12,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.2,
+    }
+    transformer = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 36,
+        "initializer_range": 0.2,
+    } | changes.pop("transformer", {})
+    text |= changes.pop("text", {})
+    return TrajViT2Config(
+        trajtok_config=trajtok,
+        transformer_config=transformer,
+        text_config=text,
+        projection_dim=20,
+        initializer_range=0.2,
+        **changes,
+    )
+
+
+def build(config: TrajViT2Config, model_class=TrajViT2Model):
+    torch.manual_seed(0)
+    return model_class(config).eval()
+
+
+@pytest.fixture
+def model(tiny_config) -> TrajViT2Model:
+    return build(config_of(tiny_config, trajtok={"encoder_queries": "latents_and_mean", "track_embedding": True}))
+
+
+@pytest.fixture
+def clips() -> torch.Tensor:
+    return torch.randn(3, 4, 3, 40, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def texts() -> dict[str, torch.Tensor]:
+    ids = torch.randint(1, 40, (5, 7), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    return {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask}
+
+
+def test_every_video_meets_every_text(model, clips, texts):
+    with torch.no_grad():
+        outputs = model(clips, **texts)
+        videos = model.get_video_features(clips).pooler_output
+        words = model.get_text_features(**texts).pooler_output
+    assert outputs.logits_per_video.shape == (3, 5) and outputs.loss is None
+    assert torch.equal(outputs.logits_per_text, outputs.logits_per_video.t())
+    torch.testing.assert_close(outputs.logits_per_video, videos @ words.t() / 0.07, **CLOSE)
+    torch.testing.assert_close(videos.norm(dim=1), torch.ones(3), **CLOSE)
+    torch.testing.assert_close(words.norm(dim=1), torch.ones(5), **CLOSE)
+    assert outputs.logits_per_video.std() > 0.1  # not all the same
+
+
+@pytest.mark.parametrize(("num_videos", "num_texts"), [(1, 5), (3, 1)])
+def test_one_against_many(model, clips, texts, num_videos, num_texts):
+    some = {name: value[:num_texts] for name, value in texts.items()}
+    with torch.no_grad():
+        whole = model(clips, **texts).logits_per_video
+        part = model(clips[:num_videos], **some).logits_per_video
+    torch.testing.assert_close(part, whole[:num_videos, :num_texts], **CLOSE)
+
+
+def test_an_image_is_a_clip_of_one_frame(model, clips):
+    with torch.no_grad():
+        alone = [model.get_video_features(clip[None, :1]).pooler_output for clip in clips]
+        together = model.get_video_features(clips[:, :1]).pooler_output
+    torch.testing.assert_close(together, torch.cat(alone), **CLOSE)
+
+
+@pytest.mark.parametrize("tracks", [True, False])
+def test_a_padded_clip_is_the_clip_alone(tiny_config, clips, tracks):
+    model = build(config_of(tiny_config, trajtok={"track_embedding": tracks}))
+    frame_valid = torch.tensor([[True] * 4, [True, True, False, False], [True] * 3 + [False]])
+    with torch.no_grad():
+        padded = model.get_video_features(clips, frame_valid, output_trajectory_features=True)
+        for row, length in enumerate([4, 2, 3]):
+            alone = model.get_video_features(clips[row : row + 1, :length], output_trajectory_features=True)
+            torch.testing.assert_close(padded.pooler_output[row], alone.pooler_output[0], **CLOSE)
+            torch.testing.assert_close(padded.trajectory_features[row], alone.trajectory_features[0], **CLOSE)
+
+
+def test_empty_trajectories_are_not_read(model, clips):
+    with torch.no_grad():
+        made = model.video_model.trajtok(clips)
+        expected = model.get_video_features(clips)
+        assert not made.token_valid.all()
+        noise = made.trajectory_embeds + 9.0 * ~made.token_valid.unsqueeze(2)
+        again = model.get_video_features(trajectory_embeds=noise, token_valid=made.token_valid)
+        unmasked = model.get_video_features(trajectory_embeds=noise)
+    torch.testing.assert_close(again.pooler_output, expected.pooler_output, **CLOSE)
+    assert (unmasked.pooler_output - expected.pooler_output).abs().max() > 1e-3
+
+
+def test_tracks_tell_how_a_thing_moves(tiny_config):
+    """A bright square that goes right, and the same frames in the other order: the same patches, another motion."""
+    clip = torch.zeros(1, 4, 3, 32, 64)
+    for frame in range(4):
+        clip[:, frame, :, 8:24, 16 * frame : 16 * frame + 16] = 2.0
+    ids = (clip[:, :, 0] > 1).long()
+    distances = {}
+    for tracks in (True, False):
+        model = build(config_of(tiny_config, trajtok={"track_embedding": tracks, "encoder_positions": "grid"}))
+        with torch.no_grad():
+            there, back = (
+                model.get_video_features(video, trajectory_ids=masks).pooler_output
+                for video, masks in ((clip, ids), (clip.flip(1), ids.flip(1)))
+            )
+        distances[tracks] = (there - back).abs().max().item()
+    assert distances[True] > 10 * distances[False]
+
+
+def test_attention_implementations_agree(model, clips, texts):
+    with torch.no_grad():
+        expected = model(clips, **texts).logits_per_video
+        for attention in ("eager", "flex_attention"):
+            model.set_attn_implementation(attention)
+            for config in (
+                model.video_model.transformer.layers[0].self_attn.config,
+                model.video_model.trajtok.segmenter.perceiver.layers[0].attention.config,
+                model.text_model.encoder.config,
+            ):
+                assert config._attn_implementation == attention
+            torch.testing.assert_close(model(clips, **texts).logits_per_video, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing(model, clips, texts):
+    def gradients():
+        model.zero_grad()
+        model(clips, **texts, return_loss=True).loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    model.train()
+    expected = gradients()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert all(layer.gradient_checkpointing for layer in model.video_model.transformer.layers)
+    found = gradients()
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("pooling", ["cls", "last", "mean", "pooler"])
+def test_texts_are_pooled_without_their_padding(tiny_config, texts, pooling):
+    model = build(config_of(tiny_config, text_pooling=pooling))
+    with torch.no_grad():
+        together = model.get_text_features(**texts).pooler_output
+        alone = model.get_text_features(texts["input_ids"][1:2, :4]).pooler_output
+    torch.testing.assert_close(together[1], alone[0], **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"model_type": "clip_text_model", "hidden_size": 24, "max_position_embeddings": 12},
+        {"model_type": "t5", "d_model": 24, "d_kv": 12, "d_ff": 28, "num_layers": 2, "num_heads": 2},
+        {"model_type": "modernbert", "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1,
+         "eos_token_id": 2},
+    ],
+    ids=lambda text: text["model_type"],
+)  # fmt: skip
+def test_any_text_encoder(tiny_config, clips, texts, text):
+    model = build(config_of(tiny_config, text=text, text_pooling="mean"))
+    model(clips, **texts, return_loss=True).loss.backward()
+    unused = [name for name, parameter in model.text_model.named_parameters() if parameter.grad is None]
+    assert not unused
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def unit(*shape, seed=0):
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_the_contrastive_loss_is_the_mean_of_two_cross_entropies():
+    videos, texts, temperature = unit(3, 8), unit(3, 8, seed=1), torch.tensor(0.2)
+    logits = videos @ texts.t() / temperature
+    target = torch.arange(3)
+    expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.t(), target)) / 2
+    torch.testing.assert_close(contrastive_loss(videos, texts, temperature), expected)
+
+
+def test_videos_of_one_number_share_their_texts():
+    """By hand, with videos equal to texts: two of three show the same."""
+    axes = torch.eye(2)
+    videos = axes[[0, 0, 1]]
+    loss = contrastive_loss(videos, videos, torch.tensor(1.0), video_idx=torch.tensor([7, 7, 3]))
+    pair = -math.log(math.e / (2 * math.e + 1))
+    single = -math.log(math.e / (math.e + 2))
+    torch.testing.assert_close(loss, torch.tensor((2 * pair + single) / 3))
+
+
+def test_texts_without_a_video_only_push_away():
+    videos, texts, temperature = unit(2, 8), unit(5, 8, seed=1), torch.tensor(0.5)
+    logits, target = videos @ texts.t() / temperature, torch.arange(2)
+    expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.t()[:2], target)) / 2
+    torch.testing.assert_close(contrastive_loss(videos, texts, temperature), expected)
+    given = contrastive_loss(
+        videos, texts, temperature, video_idx=torch.tensor([4, 9]), text_idx=torch.tensor([4, 9, -1, -1, -1])
+    )
+    torch.testing.assert_close(given, expected)
+
+
+def test_masks_add_the_segmentation_loss(model, clips, texts):
+    labels = torch.randint(-1, 5, (3, 4, 40, 64), generator=torch.Generator().manual_seed(3))
+    without = model(clips, **texts, return_loss=True)
+    model.config.segmentation_loss_weight = 0.25
+    both = model(clips, **texts, return_loss=True, trajectory_labels=labels)
+    assert without.segmentation_loss is None and torch.equal(without.loss, without.contrastive_loss)
+    torch.testing.assert_close(both.contrastive_loss, without.contrastive_loss)
+    torch.testing.assert_close(both.loss, both.contrastive_loss + 0.25 * both.segmentation_loss)
+    torch.testing.assert_close(both.segmentation_loss, model.video_model.trajtok(clips, trajectory_labels=labels).loss)
+
+
+def test_the_task_trains_the_segmenter_unless_it_is_told_not_to(tiny_config, clips, texts):
+    trained = {"encoder_queries": "latents_and_mean", "detach_patch_features": False, "high_res_factor": None}
+
+    def reached(**changes) -> dict[str, bool]:
+        model = build(config_of(tiny_config, trajtok=trained | changes))
+        model(clips, **texts, return_loss=True).loss.backward()
+        segmenter = model.video_model.trajtok.segmenter
+        return {
+            name: parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
+            for name, parameter in segmenter.named_parameters()
+        }
+
+    through, cut = reached(), reached(detach_segmentation=True)
+    assert all(through.values()), [name for name, there in through.items() if not there]
+    assert not any(cut.values())
+
+
+def test_the_temperature_stays_within_its_bounds(model, clips, texts):
+    model.train()
+    model.config.min_temperature = 0.05  # lower, and float32 softmaxes of random texts have no gradient left
+    for value, bound in ((3.0, 0.5), (-1.0, 0.05)):
+        with torch.no_grad():
+            model.temperature.fill_(value)
+        model(clips, **texts, return_loss=True).loss.backward()
+        assert model.temperature.item() == pytest.approx(bound)
+        # At its bound it still has a gradient, by which it can leave it.
+        assert model.temperature.grad.abs() > 0
+        model.zero_grad()
+    model.eval()
+    with torch.no_grad():
+        model.temperature.fill_(3.0)
+        logits = model(clips, **texts).logits_per_video
+    assert logits.abs().max() <= 2.0 + 1e-4 and model.temperature.item() == 3.0
+
+
+TWO_PROCESSES = """
+    import sys, torch, torch.distributed as dist
+    from modeling_trajtok import TrajViT2Model
+
+    folder, rank = sys.argv[1], int(sys.argv[2])
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    inputs = torch.load(f"{folder}/inputs.pt")
+    model = torch.nn.parallel.DistributedDataParallel(TrajViT2Model.from_pretrained(folder).train())
+    rows = slice(4 * rank, 4 * rank + 4)
+    loss = model(**{name: value[rows] for name, value in inputs.items()}, return_loss=True).loss
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
+    torch.save({"loss": loss.detach(), "gradients": gradients}, f"{folder}/found-{rank}.pt")
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_two_processes_of_four_are_one_of_eight(tiny_config, tmp_path, numbered):
+    model = build(config_of(tiny_config)).train()
+    model.save_pretrained(tmp_path)
+    generator = torch.Generator().manual_seed(5)
+    inputs = {
+        "pixel_values_videos": torch.randn(8, 2, 3, 32, 32, generator=generator),
+        "input_ids": torch.randint(1, 40, (8, 6), generator=generator),
+    }
+    if numbered:
+        inputs["idx"] = torch.tensor([0, 1, 2, 3, 2, 5, 6, 0])  # pairs that meet across the processes
+    torch.save(inputs, tmp_path / "inputs.pt")
+    command = [sys.executable, "-c", textwrap.dedent(TWO_PROCESSES), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(2)]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+
+    loss = model(**inputs, return_loss=True).loss
+    loss.backward()
+    found = [torch.load(tmp_path / f"found-{rank}.pt") for rank in range(2)]
+    torch.testing.assert_close((found[0]["loss"] + found[1]["loss"]) / 2, loss.detach(), **CLOSE)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(
+                found[0]["gradients"][name], parameter.grad, atol=1e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+# --- towers, folders, training ---------------------------------------------------------------------------------------
+
+
+def test_each_part_reads_its_weights_from_a_full_checkpoint(model, clips, tmp_path, recwarn):
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = model.get_video_features(clips)
+        tower = TrajViT2VideoModel.from_pretrained(tmp_path)(clips)
+        torch.testing.assert_close(tower.last_hidden_state, expected.last_hidden_state, **CLOSE)
+        torch.testing.assert_close(tower.pooler_output, expected.last_hidden_state[:, 0], **CLOSE)
+        again = AutoModel.from_pretrained(tmp_path)
+        assert type(again) is TrajViT2Model
+        torch.testing.assert_close(again.get_video_features(clips).pooler_output, expected.pooler_output, **CLOSE)
+        loading = {"num_labels": 3, "output_loading_info": True}
+        classifier, info = AutoModelForVideoClassification.from_pretrained(tmp_path, **loading)
+    assert type(classifier) is TrajViT2ForVideoClassification
+    assert set(info["missing_keys"]) == {"classifier.weight", "classifier.bias"} and not info["unexpected_keys"]
+    assert classifier(clips).logits.shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [
+        ("single_label_classification", torch.tensor([0, 2, 1])),
+        ("multi_label_classification", torch.tensor([[0.0, 1, 1], [1, 0, 0], [0, 0, 0]])),
+    ],
+)
+def test_classification_losses(tiny_config, clips, problem_type, labels):
+    model = build(config_of(tiny_config, num_labels=3, problem_type=problem_type), TrajViT2ForVideoClassification)
+    outputs = model(clips, labels=labels)
+    loss = F.cross_entropy if problem_type.startswith("single") else F.binary_cross_entropy_with_logits
+    torch.testing.assert_close(outputs.loss, loss(outputs.logits, labels))
+
+
+def test_trainer_accumulates_to_the_gradients_of_one_batch(tiny_config, clips, tmp_path):
+    """One step of plain SGD over four clips, at once and one by one, ends at the same weights."""
+    rows = [{"pixel_values_videos": clips[index % 3], "labels": index % 2} for index in range(4)]
+    ends = []
+    for batch, accumulation in ((4, 1), (1, 4)):
+        model = build(config_of(tiny_config, num_labels=2), TrajViT2ForVideoClassification)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            learning_rate=0.1,
+            optim="sgd",
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            save_strategy="no",
+        )
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        Trainer(model=model, args=arguments, train_dataset=rows).train()
+        assert any(not torch.equal(value, before[name]) for name, value in model.named_parameters())
+        ends.append(dict(model.named_parameters()))
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_tokens_made_before_give_the_same_embeddings(model, clips):
+    frame_valid = torch.tensor([[True] * 4, [True, True, False, False], [True] * 3 + [False]])
+    with torch.no_grad():
+        tokens = model.video_model.trajtok(clips, frame_valid=frame_valid)
+        expected = model.get_video_features(clips, frame_valid).pooler_output
+        found = model.get_video_features(trajectory_embeds=tokens.trajectory_embeds, token_valid=tokens.token_valid)
+    torch.testing.assert_close(found.pooler_output, expected, **CLOSE)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_ids": None}, "get_video_features"),
+        ({"input_ids": torch.ones(2, 7, dtype=torch.long)}, "3 videos and 2 texts"),
+        ({"input_ids": torch.ones(3, 13, dtype=torch.long)}, "at most 12"),
+        ({"idx": torch.arange(4)}, r"idx of shape \(4,\), expected \(3,\)"),
+        ({"text_idx": torch.arange(3)}, "text_idx without idx"),
+        ({"trajectory_embeds": torch.zeros(3, 6, 32)}, "one of them"),
+        ({"pixel_values_videos": None, "trajectory_embeds": torch.zeros(3, 6, 31)}, r"\(B, K\*L, 32\)"),
+        (
+            {"pixel_values_videos": None, "trajectory_embeds": torch.zeros(3, 6, 32), "token_valid": torch.ones(3, 5)},
+            "token_valid of shape",
+        ),
+        ({"trajectory_label": torch.zeros(3, 4, 8, 8)}, "trajectory_labels"),
+    ],
+)
+def test_bad_input_is_refused(model, clips, changes, message):
+    inputs = {"pixel_values_videos": clips, "input_ids": torch.ones(3, 7, dtype=torch.long)} | changes
+    with pytest.raises(ValueError, match=message):
+        model(**inputs, return_loss=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"projction_dim": 3}, "did you mean `projection_dim`"),
+        ({"transformer_config": {"hiden_size": 3}}, "did you mean `hidden_size`"),
+        ({"trajtok_config": {"num_trajectorys": 3}}, "did you mean `num_trajectories`"),
+        ({"transformer_config": {"hidden_size": 64}}, "tokens of width 512"),
+        ({"transformer_config": {"num_attention_heads": 7}}, "expected a multiple"),
+        ({"initial_temperature": 0.9}, "min <= initial <= max"),
+        ({"projection_dim": 0}, "at least 1"),
+    ],
+)
+def test_a_bad_configuration_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrajViT2Config(**changes)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny_config, tmp_path):
+    TrajTokModel(tiny_config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="expected `trajvit2`"):
+        TrajViT2Model.from_pretrained(tmp_path)
+
+
+def test_the_defaults_are_the_released_sizes():
+    config = TrajViT2Config()
+    assert (config.transformer_config.num_hidden_layers, config.transformer_config.num_attention_heads) == (24, 16)
+    assert (config.text_config.model_type, config.text_config.num_hidden_layers) == ("bert", 9)
+    assert (config.trajtok_config.hidden_size, config.projection_dim) == (512, 256)
