@@ -321,8 +321,11 @@ def test_the_sheet_has_a_row_per_clip_and_its_frames_are_highlighted():
     clip = Answer(["x" * 200, "0.0 - 1.0 s"], np.full((9, 30, 40, 3), 200, np.uint8), tracks, 3)
     sheet = np.asarray(answer_sheet.answer_sheet([("first", [clip, clip]), ("second", [clip])]))
     width, height = answer_sheet.FRAME_WIDTH_PX, answer_sheet.FRAME_HEIGHT_PX
-    pictures = (sheet == 70).all(axis=2)
-    assert pictures.sum() == 3 * 6 * height * (width // 2 - 1)  # less the outline
+    gap, heading = answer_sheet.GAP_PX, answer_sheet.HEADING_PX
+    row = height + answer_sheet.LINE_PX + gap
+    for top in (gap + heading, gap + heading + row, gap + 2 * (heading + row)):
+        frames = sheet[top : top + height, answer_sheet.MARGIN_PX :]
+        assert (frames == 70).all(axis=2).sum() == 6 * height * (width // 2 - 1)  # the left halves less the outline
     assert (sheet[:, : answer_sheet.MARGIN_PX] < 128).any()
     assert (sheet[:, answer_sheet.MARGIN_PX - 4 : answer_sheet.MARGIN_PX] == 255).all()  # long names are cut
 
