@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from evaluation.caption_evaluation import evaluate_worlds
 from evaluation.provenance import sha256_of
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -91,6 +91,8 @@ def train(recipe: TrajViT2Recipe, out: Path, cache: Path, mixed_precision: str) 
         mixed_precision=mixed_precision,
         gradient_accumulation_steps=recipe.accumulation_steps,
         step_scheduler_with_optimizer=False,
+        # Steps of single frames, or without objects to name, do not reach every weight.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     set_seed(recipe.seed)
     with accelerator.main_process_first():

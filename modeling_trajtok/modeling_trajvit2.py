@@ -366,10 +366,12 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
 
     def _clamped_temperature(self) -> Tensor:
         bounds = self.config.min_temperature, self.config.max_temperature
-        if self.training and not torch.compiler.is_compiling():
-            with torch.no_grad():
-                self.temperature.clamp_(*bounds)
-        return self.temperature.clamp(*bounds)
+        if not self.training or torch.compiler.is_compiling():
+            return self.temperature.clamp(*bounds)
+        # The parameter itself is clamped, so that at a bound it keeps a gradient by which it can leave it.
+        with torch.no_grad():
+            self.temperature.clamp_(*bounds)
+        return self.temperature
 
     def _check_pairs(self, batch: int, num_texts: int, idx: Tensor | None, text_idx: Tensor | None) -> None:
         if text_idx is None and num_texts < batch:

@@ -18,11 +18,9 @@ from transformers import Pipeline
 CACHED_LABEL_SETS = 16
 
 
-def is_one_video(value: Any) -> bool:
-    """Whether a list, array or other input is one video rather than a batch: a list of pictures is one."""
-    if isinstance(value, (list, tuple)):
-        return len(value) > 0 and all(_is_picture(entry) for entry in value)
-    return getattr(value, "ndim", 4) != 5
+def is_one_video(videos: Sequence) -> bool:
+    """Whether a list is one video, given as pictures, rather than several videos."""
+    return len(videos) > 0 and all(_is_picture(entry) for entry in videos)
 
 
 def _is_picture(value: Any) -> bool:
@@ -84,9 +82,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         """
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
-        if not isinstance(videos, (list, tuple)) and getattr(videos, "ndim", 0) != 5:
-            return super().__call__(videos, **kwargs)
-        return super().__call__(videos if is_one_video(videos) else list(videos), **kwargs)
+        if isinstance(videos, (list, tuple)) and is_one_video(videos):
+            return super().__call__(list(videos), **kwargs)[0]
+        if isinstance(videos, tuple) or getattr(videos, "ndim", 0) == 5:
+            videos = list(videos)
+        return super().__call__(videos, **kwargs)
 
     def _sanitize_parameters(
         self,

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
-from worlds import WorldObject, altered_caption, motions_caption, object_caption, summary_caption
+from worlds import (
+    WorldObject,
+    altered_caption,
+    motions_caption,
+    object_caption,
+    summary_caption,
+    summary_distractors,
+)
 
 from .clip_cache import ClipCache
 from .frozen_features import FrozenFeatures
@@ -69,14 +76,14 @@ class CaptionViews(Dataset):
         if not objects:
             captions = metadata.get("captions") or [metadata["caption"]]
             return captions[rng.integers(len(captions))], [], []
-        drawn = rng.random()
+        kind, count = rng.random(), recipe.altered_captions
         if is_image:
-            caption = metadata["captions"][2]
-        elif drawn < 0.6:
-            caption = motions_caption(objects)
+            caption, altered = metadata["captions"][2], []
+        elif kind < 0.45:
+            caption, altered = summary_caption(objects), summary_distractors(rng, objects, count)
         else:
-            caption = summary_caption(objects) if drawn < 0.85 else metadata["captions"][2]
-        altered = [] if is_image else [altered_caption(rng, objects) for _ in range(recipe.altered_captions)]
+            caption = motions_caption(objects) if kind < 0.9 else metadata["captions"][2]
+            altered = [altered_caption(rng, objects) for _ in range(count)]
         visible = [one for one in objects if one.id in seen]
         order = rng.permutation(len(visible))[: recipe.named_trajectories]
         named = []

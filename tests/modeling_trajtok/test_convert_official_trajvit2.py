@@ -61,7 +61,8 @@ def official(model) -> dict[str, torch.Tensor]:
     state = {name: value.clone() for name, value in to_official(model).items()}
     for name in [name for name in state if name.startswith("text_encoder.encoder.layer.1.")]:
         state[name.replace("layer.1.", "layer.2.")] = torch.randn_like(state[name])
-        state[name.replace("layer.1.attention.", "layer.2.crossattention.")] = torch.randn_like(state[name])
+        if ".attention." in name:
+            state[name.replace("layer.1.attention.", "layer.2.crossattention.")] = torch.randn_like(state[name])
     state["text_encoder.embeddings.position_ids"] = torch.arange(12).unsqueeze(0)
     state["itm_head.weight"] = torch.randn(2, 24)
     state["vision_encoder.vision_encoder.vit.layernorm.weight"] = torch.randn(32)
@@ -85,7 +86,7 @@ def test_the_folder_serves_every_auto_class(model, official, tokenizer, tmp_path
 
     again = AutoModel.from_pretrained(tmp_path / "ours")
     state = again.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [name for name, value in model.state_dict().items() if not torch.equal(value, state[name])] == []
     assert again.config.transformer_config.mask_empty_trajectories is False
     processor = AutoProcessor.from_pretrained(tmp_path / "ours")
     assert type(processor) is TrajViT2Processor

@@ -1,0 +1,211 @@
+"""Contrastive training through real launches: the same losses after a kill, with two processes, frozen or not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from train_trajvit2 import main
+from training.caption_views import CaptionCollator, CaptionViews
+from training.clip_cache import ClipCache, open_clips
+from training.contrastive_training import trajectories_of_objects
+from training.recipe import TrajViT2Recipe, load_recipe
+from transformers import AutoTokenizer
+
+from modeling_trajtok import TrajTokConfig, TrajTokModel, TrajViT2Model, TrajViT2Processor
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+RECIPE = """
+model:
+  trajtok_config: {track_embedding: true, encoder_output_size: 32}
+  transformer_config: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}
+  text_config: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16,
+                max_position_embeddings: 60, hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0}
+  text_pooling: mean
+  projection_dim: 16
+  num_frames: 2
+train: {seed: 1, num_clips: 6, num_frames: 3, difficulty: easy}
+held_out: {seed: 2, num_clips: 2, num_frames: 2, difficulty: easy}
+size_px: 32
+num_frames: 2
+batch_size: 4
+num_steps: 6
+warmup_steps: 2
+max_text_length: 60
+num_workers: 0
+checkpoint_every: 2
+evaluate_every: 6
+"""
+
+
+@pytest.fixture(scope="module")
+def trajtok(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("trajtok") / "tiny"
+    config = TrajTokConfig(
+        backbone_config={"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 8]},
+        hidden_size=32,
+        num_attention_heads=2,
+        num_trajectories=8,
+        num_encoder_layers=1,
+        encoder_queries="latents_and_mean",
+        high_res_factor=None,
+        detach_patch_features=False,
+    )
+    TrajTokModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe_path(trajtok, tmp_path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{RECIPE}trajtok_checkpoint: {trajtok}\n")
+    return path
+
+
+def launch(recipe_path: Path, out: Path, *changes: str, processes: int = 1) -> list[str]:
+    options = ["--cpu", "--num_processes", str(processes)]
+    if processes > 1:
+        options += ["--main_process_port", "0"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(EXAMPLES / "train_trajvit2.py")]
+    return [*command, "--recipe", str(recipe_path), "--out", str(out), *changes]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+
+
+def run(command: list[str]) -> None:
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+def losses_of(out: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_a_killed_run_continues_as_if_nothing_had_happened(recipe_path, tmp_path):
+    """With averaged weights and steps of single frames, which a checkpoint must remember too."""
+    changes = ("ema_decay=0.5", "image_share=0.3")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(launch(recipe_path, whole, *changes))
+    process = subprocess.Popen(
+        launch(recipe_path, killed, *changes),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 240
+    while not (killed / "checkpoints" / "step-2").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "the run ended before its first checkpoint"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "final").exists()
+    run(launch(recipe_path, killed, *changes))
+    assert losses_of(killed) == losses_of(whole) and len(losses_of(whole)) == 6
+    weights = [load_file(out / "final" / "model.safetensors") for out in (whole, killed)]
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+
+def test_two_processes_and_accumulation(recipe_path, tmp_path):
+    """Two processes compare their videos with those of both; accumulated batches only with their own."""
+    run(launch(recipe_path, tmp_path / "one", "num_steps=3", "checkpoint_every=3"))
+    run(launch(recipe_path, tmp_path / "two", "num_steps=3", "checkpoint_every=3", processes=2))
+    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
+    # The loss of videos and captions is over all processes; that of trajectories and objects is not.
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    for first, second in zip(*lines, strict=True):
+        if "loss" in first and first["step"] == 1:
+            assert second["contrastive_loss"] == pytest.approx(first["contrastive_loss"], abs=1e-4)
+            assert second["segmentation_loss"] == pytest.approx(first["segmentation_loss"], abs=1e-4)
+    assert one.keys() == two.keys() == {1, 2, 3}
+
+
+def test_a_frozen_segmenter_is_asked_once_and_stays(recipe_path, trajtok, tmp_path):
+    frozen = ("frozen=[video_model.trajtok.segmenter.]", "num_steps=3", "checkpoint_every=3")
+    assert main(["--recipe", str(recipe_path), "--out", str(tmp_path / "run"), *frozen]) == 0
+    (features,) = (tmp_path / "run" / "clips").glob("features-*/features.npy")
+    assert np.load(features).shape == (6, 3, 8, 8, 32)
+    model = TrajViT2Model.from_pretrained(tmp_path / "run" / "final")
+    before = TrajTokModel.from_pretrained(trajtok).segmenter.state_dict()
+    after = model.video_model.trajtok.segmenter.state_dict()
+    assert all(torch.allclose(after[name], before[name], atol=1e-3) for name in before)  # saved in half precision
+    with torch.no_grad():
+        clips = ClipCache(
+            open_clips(load_recipe(TrajViT2Recipe, recipe_path).train, 32),
+            tmp_path / "run" / "clips",
+            num_frames=3,
+            size_px=32,
+        )
+        view = CaptionViews(clips, load_recipe(TrajViT2Recipe, recipe_path))[0]
+        direct = TrajTokModel.from_pretrained(trajtok)(view["pixel_values_videos"][None])
+    stored = torch.from_numpy(np.load(features)[view["clip"]][[0, 2]].astype(np.float32))
+    torch.testing.assert_close(stored.flatten(0, 2), direct.patch_features[0], atol=1e-2, rtol=1e-2)
+    processor = TrajViT2Processor.from_pretrained(tmp_path / "run" / "final")
+    assert processor.video_processor.num_frames == 2 and processor.tokenizer.model_max_length == 60
+    words = processor.tokenizer.tokenize("two objects: a red star moves left")
+    assert "[UNK]" not in words and len(words) < 20
+
+
+def test_views_tell_the_truth(recipe_path, tmp_path):
+    recipe = load_recipe(TrajViT2Recipe, recipe_path, ["altered_captions=2", "image_share=0.5"])
+    clips = ClipCache(open_clips(recipe.train, 32), tmp_path / "clips", num_frames=3, size_px=32)
+    views = CaptionViews(clips, recipe)
+    lengths = set()
+    for number in range(len(views)):
+        view, again = views[number], views[number]
+        assert view["caption"] == again["caption"] and torch.equal(view["ids"], again["ids"])
+        names = {one["id"]: f"{one['colour']} {one['shape']}" for one in clips.metadata(view["clip"])["objects"]}
+        assert all(names[key] in text and (view["ids"] == key).any() for key, text in view["named"])
+        assert view["caption"] not in view["altered"]
+        lengths.add((len(view["ids"]), len(view["altered"])))
+    assert lengths == {(1, 0), (2, 2)}  # images tell no motion, so nothing is altered
+
+
+def test_batches_keep_texts_and_objects_together(recipe_path, tmp_path):
+    assert main(["--recipe", str(recipe_path), "--out", str(tmp_path / "run"), "num_steps=1"]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "tokenizer")
+    recipe = load_recipe(TrajViT2Recipe, recipe_path)
+    clips = ClipCache(open_clips(recipe.train, 32), tmp_path / "run" / "clips", num_frames=3, size_px=32)
+    views = [CaptionViews(clips, recipe)[number] for number in range(3)]
+    batch = CaptionCollator(tokenizer, 60, segmentation=True)(views)
+    assert len(batch["input_ids"]) == 6 and batch["pixel_values_videos"].shape == (3, 2, 3, 32, 32)
+    assert tokenizer.decode(batch["input_ids"][0], skip_special_tokens=True).startswith(
+        views[0]["caption"][:3].lower()
+    )
+    named = [pair for view in views for pair in view["named"]]
+    assert batch["named_id"].tolist() == [key for key, _ in named]
+    assert batch["named_clip"].tolist() == [row for row, view in enumerate(views) for _ in view["named"]]
+
+
+def test_the_trajectory_of_an_object_is_the_one_that_covers_it():
+    ids = torch.tensor([[0, 0, 2, 2, 2, -1]]).expand(2, -1)
+    masks = torch.tensor([[1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1]]).bool()
+    best, iou = trajectories_of_objects(ids, masks, 4)
+    assert best.tolist() == [0, 2] and iou.tolist() == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("frozen=[no.such.part]", "no parameter begins with 'no.such.part'"),
+        ("batch_size=4.5", "expected a value of type int"),
+        ("lerning_rate=1.0", "did you mean `learning_rate`"),
+    ],
+)
+def test_a_bad_recipe_is_refused(recipe_path, tmp_path, capsys, change, message):
+    assert main(["--recipe", str(recipe_path), "--out", str(tmp_path / "run"), change]) == 1
+    assert message in capsys.readouterr().err
