@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from . import layout_clip_folders, layout_coco_rle, layout_frame_folders, layout_sidecars, layout_worlds
+from . import (
+    layout_clip_folders,
+    layout_coco_rle,
+    layout_frame_folders,
+    layout_manifest,
+    layout_sidecars,
+    layout_worlds,
+)
 from .clip_record import ClipRecord
 
 # Each has find_names(folder) and read(folder, name, num_frames); those that can be written have write(record, folder).
 LAYOUTS: dict[str, ModuleType] = {
     "worlds": layout_worlds,
+    "manifest": layout_manifest,
     "sidecars": layout_sidecars,
     "coco_rle": layout_coco_rle,
     "frame_folders": layout_frame_folders,

@@ -28,13 +28,13 @@ from .clip_record import ClipRecord
 
 
 def find_names(folder: Path) -> list[str]:
-    """All videos, if at least one has segments."""
-    names = videos_of(folder)
+    """All videos, if at least one has segments and no manifest lists them."""
+    names = [] if (folder / "manifest.json").is_file() else videos_of(folder)
     return names if any((folder / f"{name}_mask.npz").is_file() for name in names) else []
 
 
-def read(folder: Path, name: str, num_frames: int | None) -> ClipRecord:
-    """One clip of the folder."""
+def read(folder: Path, name: str, num_frames: int | None, video: Path | None = None) -> ClipRecord:
+    """One clip of the folder; ``video`` if it is not called NAME.mp4."""
     mask_path, graph_path = folder / f"{name}_mask.npz", folder / f"{name}_graph.npz"
     segments = read_array(mask_path, "mask", "the segments of each frame")
     graph = read_array(graph_path, "tensor", "the segment of each trajectory in each frame")
@@ -43,7 +43,9 @@ def read(folder: Path, name: str, num_frames: int | None) -> ClipRecord:
             raise ValueError(f"{path}: expected {ndim} axes of integers from 0 up, got {array.shape} {array.dtype}.")
     if graph.shape[1] != len(segments):
         raise ValueError(f"{graph_path} links {graph.shape[1]} frames, but {mask_path} has {len(segments)}.")
-    indices, frames, times_s = read_annotated_video(folder / f"{name}.mp4", len(segments), num_frames, mask_path)
+    indices, frames, times_s = read_annotated_video(
+        video or folder / f"{name}.mp4", len(segments), num_frames, mask_path
+    )
     check_mask_size(mask_path, segments.shape[1:], frames.shape[1:3])
     ids = ids_from_graph(segments[indices], graph[:, indices])
     return ClipRecord(name, frames, ids, times_s, read_metadata_if_any(folder, name))

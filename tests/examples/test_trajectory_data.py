@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import av
@@ -295,7 +296,7 @@ def test_colour_masks_are_refused(tmp_path, record):
 
 
 def test_a_folder_without_clips_says_what_it_holds(tmp_path):
-    with pytest.raises(ValueError, match=r"no clips in a layout of worlds, sidecars.*it holds nothing"):
+    with pytest.raises(ValueError, match=r"no clips in a layout of worlds, manifest, sidecars.*it holds nothing"):
         open_dataset(tmp_path)
     (tmp_path / "readme.txt").touch()
     (tmp_path / "videos").mkdir()
@@ -419,3 +420,46 @@ def test_worlds_of_other_settings_are_not_mixed(tmp_path):
     make_worlds.main(arguments)
     with pytest.raises(ValueError, match="holds worlds of other settings"):
         make_worlds.main([*arguments, "--seed", "1"])
+
+
+# --- manifests -------------------------------------------------------------------------------------------------------
+
+
+def manifest_folder(tmp_path, shared_data):
+    shutil.copy(shared_data / "clips" / "moviepy" / "chaplin.mp4", tmp_path / "chaplin.mp4")
+    ids = np.zeros((4, 32, 48), dtype=np.int16)
+    ids[:, 8:16, 8:24] = 2
+    frames = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype=np.uint8)
+    write_clip(ClipRecord("a/masked", frames, ids, np.arange(4) / 8, {"note": 1}), tmp_path, layout="sidecars")
+    entries = [
+        {"video": "chaplin.mp4", "caption": "a man walks"},
+        {"video": "a/masked.mp4", "caption": ["a box", "a box rests"]},
+        {"video": "chaplin.mp4", "caption": "a tramp"},
+    ]
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
+    return entries
+
+
+def test_a_manifest_brings_captions_and_masks_where_there_are_any(tmp_path, shared_data):
+    manifest_folder(tmp_path, shared_data)
+    dataset = open_dataset(tmp_path, num_frames=4)
+    assert (dataset.layout, dataset.names) == ("manifest", ("chaplin.mp4", "a/masked.mp4"))
+    plain, masked = dataset[0], dataset[1]
+    assert plain.metadata == {"captions": ["a man walks", "a tramp"]} and (plain.trajectory_ids == -1).all()
+    assert masked.metadata == {"note": 1, "captions": ["a box", "a box rests"]}
+    assert set(np.unique(masked.trajectory_ids)) == {0, 2} and len(plain.frames_uint8) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"video": "a.mp4"}, "expected a list of entries"),
+        ([{"caption": "a dog"}], "cannot be read"),
+        ([{"video": "a.mp4", "caption": 3}], r"entry 0 \(a.mp4\): the caption is 3"),
+        ([{"video": "gone.mp4", "caption": "a dog"}], "gone.mp4 is missing"),
+    ],
+)
+def test_a_bad_manifest_is_named(tmp_path, content, message):
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        open_dataset(tmp_path)[0]
