@@ -19,7 +19,16 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-SHOWN = {"held_out/fg_ari": "FG-ARI", "held_out/mean_best_iou": "mean best IoU", "held_out/ari": "ARI"}
+SHOWN = {
+    "held_out/fg_ari": "FG-ARI",
+    "held_out/mean_best_iou": "mean best IoU",
+    "held_out/ari": "ARI",
+    "held_out/zero_shot_top1": "zero-shot top-1, 24 captions",
+    "held_out/motion_top1": "motion top-1, 4 captions",
+    "held_out/text_to_video_r1": "text to video R@1",
+    "held_out/trajectory_hit": "trajectory hit",
+}
+COLOURS = ("#D55E00", "#009E73", "#999999", "#0072B2")
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[dict], list[int]]:
@@ -28,7 +37,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[dict], list[int]]:
     for folder in folders:
         path = folder / "metrics.jsonl"
         if not path.is_file():
-            raise ValueError(f"No {path}, expected the output folder of train_trajtok.py.")
+            raise ValueError(f"No {path}, expected the output folder of a training script.")
         run = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         lines += [{**line, "step": line["step"] + ends[-1]} for line in run]
         ends.append(ends[-1] + run[-1]["step"])
@@ -42,8 +51,9 @@ def draw(lines: list[dict], ends: list[int], path: Path) -> None:
     window = min(50, len(losses))
     top.plot(steps[window - 1 :], np.convolve(losses, np.ones(window) / window, mode="valid"), color="#0072B2")
     top.set_ylabel(f"training loss, mean of {window} steps")
-    for (name, label), colour in zip(SHOWN.items(), ("#D55E00", "#009E73", "#999999"), strict=True):
-        points = [(line["step"], line[name]) for line in lines if name in line]
+    there = [name for name in SHOWN if any(name in line for line in lines)]
+    for name, colour in zip(there, COLOURS, strict=False):
+        points, label = [(line["step"], line[name]) for line in lines if name in line], SHOWN[name]
         bottom.plot(*zip(*points, strict=True), marker="o", label=label, color=colour)
     bottom.set_ylabel("held-out score")
     bottom.set_xlabel("step")
@@ -59,7 +69,7 @@ def draw(lines: list[dict], ends: list[int], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="output folders of train_trajtok.py, in their order")
+    parser.add_argument("runs", type=Path, nargs="+", help="output folders of a training script, in their order")
     parser.add_argument("--out", type=Path, default=Path("curve.png"))
     settings = parser.parse_args(argv)
     try:
