@@ -12,7 +12,7 @@ import pytest
 import torch
 from train_trajtok import main
 from training.clip_cache import ClipCache, WorldClips
-from training.recipe import TrajTokRecipe, load_recipe
+from training.recipe import TrajTokRecipe, TrajViT2Recipe, load_recipe
 from training.segmentation_views import SegmentationViews, consecutive
 from trajectory_data import ClipRecord
 from worlds import WorldConfig
@@ -126,7 +126,8 @@ def test_shipped_recipes_can_be_read():
     recipes = sorted((EXAMPLES / "recipes").glob("*.yaml"))
     assert recipes
     for path in recipes:
-        assert load_recipe(TrajTokRecipe, path).num_steps > 0
+        recipe_type = TrajTokRecipe if path.stem.startswith("trajtok") else TrajViT2Recipe
+        assert load_recipe(recipe_type, path).num_steps > 0
 
 
 def worlds(number: int) -> WorldClips:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from train_trajvit2 import main
+from training.caption_tokenizer import learn_tokenizer
 from training.caption_views import CaptionCollator, CaptionViews
 from training.clip_cache import ClipCache, open_clips
 from training.contrastive_training import trajectories_of_objects
@@ -158,6 +159,16 @@ def test_a_frozen_segmenter_is_asked_once_and_stays(recipe_path, trajtok, tmp_pa
     assert processor.video_processor.num_frames == 2 and processor.tokenizer.model_max_length == 60
     words = processor.tokenizer.tokenize("two objects: a red star moves left")
     assert "[UNK]" not in words and len(words) < 20
+
+
+def test_the_same_captions_give_the_same_vocabulary():
+    captions = [{"captions": ["A zebra, a zebra and an okapi.", "The okapi sleeps."]}] * 2
+    first, again = (learn_tokenizer(captions, 100, 20) for _ in range(2))
+    assert first.get_vocab() == again.get_vocab() and len(first) == 100
+    assert first.tokenize("a zebra, an emu") == ["a", "zebra", ",", "an", "e", "##m", "##u"]
+    assert first.model_max_length == 20
+    with pytest.raises(ValueError, match="expected more than the 77 letters"):
+        learn_tokenizer(captions, 77, 20)
 
 
 def test_views_tell_the_truth(recipe_path, tmp_path):
