@@ -15,10 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from worlds import (
     WorldObject,
     altered_caption,
+    altered_names,
+    altered_summaries,
     motions_caption,
     object_caption,
     summary_caption,
-    summary_distractors,
 )
 
 from .clip_cache import ClipCache
@@ -58,9 +59,8 @@ class CaptionViews(Dataset):
         if is_image:
             chosen = rng.integers(len(frames), size=1)
 
-        caption, altered, named = self._texts(self.clips.metadata(clip), ids[chosen], is_image, rng)
-        labels = torch.from_numpy(ids[chosen].astype(np.int64))
-        example = {"caption": caption, "altered": altered, "named": named, "ids": labels, "clip": clip}
+        example = self._texts(self.clips.metadata(clip), ids[chosen], is_image, rng)
+        example |= {"ids": torch.from_numpy(ids[chosen].astype(np.int64)), "clip": clip}
         if self.features is not None:
             example |= self.features.read(clip, chosen)
         else:
@@ -68,29 +68,29 @@ class CaptionViews(Dataset):
             example["pixel_values_videos"] = (pixels - IMAGENET_MEAN) / IMAGENET_STD
         return example
 
-    def _texts(
-        self, metadata: dict, ids: np.ndarray, is_image: bool, rng: np.random.Generator
-    ) -> tuple[str, list[str], list[tuple[int, str]]]:
-        """A true caption, false ones, and (id, text) of objects that are seen."""
+    def _texts(self, metadata: dict, ids: np.ndarray, is_image: bool, rng: np.random.Generator) -> dict:
+        """A true caption, false ones, (id, text) of objects that are seen, and false texts of these."""
         recipe, objects, seen = self.recipe, world_objects(metadata), np.unique(ids)
         if not objects:
             captions = metadata.get("captions") or [metadata["caption"]]
-            return captions[rng.integers(len(captions))], [], []
+            return {"caption": captions[rng.integers(len(captions))], "altered": [], "named": [], "misnamed": []}
         kind, count = rng.random(), recipe.altered_captions
         if is_image:
             caption, altered = metadata["captions"][2], []
-        elif kind < 0.45:
-            caption, altered = summary_caption(objects), summary_distractors(rng, objects, count)
+        elif kind < recipe.summary_share:
+            caption, altered = summary_caption(objects), altered_summaries(rng, objects, count)
         else:
-            caption = motions_caption(objects) if kind < 0.9 else metadata["captions"][2]
+            lists_names = kind > 1 - 0.2 * (1 - recipe.summary_share)
+            caption = metadata["captions"][2] if lists_names else motions_caption(objects)
             altered = [altered_caption(rng, objects) for _ in range(count)]
         visible = [one for one in objects if one.id in seen]
         order = rng.permutation(len(visible))[: recipe.named_trajectories]
-        named = []
+        named, misnamed = [], []
         for one in (visible[position] for position in order):
             with_motion = not is_image and rng.random() < 0.7
             named.append((one.id, object_caption(one) if with_motion else one.name))
-        return caption, altered, named
+            misnamed += altered_names(rng, one, recipe.altered_names, with_motion)
+        return {"caption": caption, "altered": altered, "named": named, "misnamed": misnamed}
 
 
 class CaptionCollator:
@@ -106,7 +106,11 @@ class CaptionCollator:
         self.tokenizer, self.max_length, self.segmentation = tokenizer, max_length, segmentation
 
     def __call__(self, views: Sequence[dict]) -> dict[str, Tensor]:
-        """Views to one batch; ``named_*`` are the texts of objects, with their clip, id and number of the text."""
+        """Views to one batch.
+
+        ``named_*`` are texts of objects, first the true ones, each with its clip and object, then false ones; equal
+        texts have the same ``named_text``.
+        """
         batch = {
             name: torch.stack([view[name] for view in views])
             for name in ("pixel_values_videos", "patch_features", "trajectory_ids")
@@ -121,6 +125,7 @@ class CaptionCollator:
         named = [(row, *pair) for row, view in enumerate(views) for pair in view["named"]]
         if named:
             rows, ids, texts = zip(*named, strict=True)
+            texts = [*texts, *(text for view in views for text in view["misnamed"])]
             batch |= self._tokens(texts, "named_")
             numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
             batch["named_clip"], batch["named_id"] = torch.tensor(rows), torch.tensor(ids)

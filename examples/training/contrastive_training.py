@@ -96,7 +96,10 @@ class ContrastiveTraining(nn.Module):
         named_id: Tensor,
         named_text: Tensor,
     ) -> Tensor:
-        """Which trajectory of its clip does a text describe, and which of the batch's texts a trajectory?"""
+        """Which trajectory of its clip does a text describe, and which of the batch's texts a trajectory?
+
+        Of T texts the first M are true of an object; the others are false, and only compete for trajectories.
+        """
         videos = outputs.video_model_output
         num_trajectories = self.model.config.trajtok_config.num_trajectories
         tokens = videos.trajectory_features.shape[1] // num_trajectories
@@ -110,10 +113,10 @@ class ContrastiveTraining(nn.Module):
         temperature = self.model.temperature.clamp(self.model.config.min_temperature)
 
         found = iou > FOUND_IOU
-        within = torch.einsum("me,mke->mk", texts, features[named_clip]) / temperature
+        within = torch.einsum("me,mke->mk", texts[: len(named_clip)], features[named_clip]) / temperature
         within = within.masked_fill(~valid[named_clip], torch.finfo(within.dtype).min)
         is_best = F.one_hot(best, num_trajectories).bool() & found.unsqueeze(1)
         of_texts = cross_entropy_of_matches(within.float(), is_best)
         own = features[named_clip, best]
-        same_text = (named_text.unsqueeze(1) == named_text) & found.unsqueeze(1)
+        same_text = (named_text[: len(named_clip), None] == named_text) & found.unsqueeze(1)
         return (of_texts + cross_entropy_of_matches(own @ texts.t() / temperature, same_text)) / 2

@@ -115,6 +115,8 @@ class TrajViT2Recipe(LoopRecipe):
         max_text_length: tokens per text at most.
         altered_captions: false captions per video, each the true one with one thing changed.
         named_trajectories: objects per video whose trajectory is compared with the text that describes it.
+        altered_names: false texts per named object, each with another shape, colour or motion.
+        summary_share: share of the video captions that are summaries; a fifth of the others only lists the objects.
         trajectory_text_weight: weight of that comparison in the loss.
         segmentation: train the segmenter with the masks as well.
         ema_decay: of the averaged weights that are evaluated and saved; 0 = the weights as they are.
@@ -133,6 +135,8 @@ class TrajViT2Recipe(LoopRecipe):
     max_text_length: int = 77
     altered_captions: int = 1
     named_trajectories: int = 2
+    altered_names: int = 0
+    summary_share: float = 0.45
     trajectory_text_weight: float = 1.0
     segmentation: bool = True
     ema_decay: float = 0.0

@@ -14,7 +14,7 @@ The rooms, in the order in which a world passes through them:
 """
 
 from .dataset import worlds_dataset
-from .distractors import altered_caption, motion_distractors, summary_distractors
+from .distractors import altered_caption, altered_names, altered_summaries, motion_distractors, summary_distractors
 from .language import motions_caption, object_caption, summary_caption
 from .motion import CAMERA_MOTIONS, OBJECT_MOTIONS
 from .render import render_world
@@ -35,6 +35,8 @@ __all__ = [
     "WorldConfig",
     "WorldObject",
     "altered_caption",
+    "altered_names",
+    "altered_summaries",
     "motion_distractors",
     "motions_caption",
     "object_caption",

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .language import motions_caption, summary_caption
+from .language import largest_object, motions_caption, object_caption, summary_caption
 from .motion import OBJECT_MOTIONS
 from .shapes import SHAPES
 from .textures import COLOURS
@@ -29,6 +29,36 @@ def summary_distractors(rng: np.random.Generator, objects: Sequence[WorldObject]
         if caption != true and caption not in found:
             found.append(caption)
     return found
+
+
+def altered_summaries(rng: np.random.Generator, objects: Sequence[WorldObject], count: int) -> list[str]:
+    """``count`` false versions of `language.summary_caption`, each wrong in one of `ATTRIBUTES`, in turn."""
+    found, start = [], int(rng.integers(len(ATTRIBUTES)))
+    largest = largest_object(objects)
+    true = {"count": len(objects), **{name: getattr(largest, name) for name in VALUES}}
+    for position in range(count):
+        name = ATTRIBUTES[(start + position) % len(ATTRIBUTES)]
+        wrong = _other(rng, objects, name)
+        while wrong == true[name]:
+            wrong = _other(rng, objects, name)
+        found.append(summary_caption(objects, **{name: wrong}))
+    return found
+
+
+def altered_names(rng: np.random.Generator, one: WorldObject, count: int, with_motion: bool) -> list[str]:
+    """``count`` texts that are false of an object: another shape, colour or (``with_motion``) motion, in turn.
+
+    The true text would be `language.object_caption`, or without the motion the object's name.
+    """
+    names = ("shape", "motion", "colour") if with_motion else ("shape", "colour")
+    texts = []
+    for position in range(count):
+        name = names[position % len(names)]
+        wrong = replace(
+            one, **{name: str(rng.choice([value for value in VALUES[name] if value != getattr(one, name)]))}
+        )
+        texts.append(object_caption(wrong) if with_motion else wrong.name)
+    return texts
 
 
 def motion_distractors(rng: np.random.Generator, objects: Sequence[WorldObject], count: int) -> list[str]:

@@ -55,7 +55,7 @@ def make_captions(objects: list[WorldObject], camera: str, background: str, even
     count = _count_phrase(len(objects))
     names = _join([_with_article(one.name) for one in objects])
     full = _join([f"{_with_article(f'{one.material} {one.name}')} {_motion_phrase(one)}" for one in objects])
-    largest = _largest(objects)
+    largest = largest_object(objects)
     camera_sentence = "The camera is static." if camera == "static" else f"The camera {camera}."
     captions = [
         f"{_capital(_with_article(largest.name))} {_motion_phrase(largest)}.",
@@ -98,13 +98,14 @@ def summary_caption(
         shape: Instead of the largest one's.
         motion: Instead of the largest one's main motion.
     """
-    largest = _largest(objects)
+    largest = largest_object(objects)
     name = f"{colour or largest.colour} {shape or largest.shape}"
     number = _count_phrase(len(objects) if count is None else count)
     return f"{_capital(number)}: the largest, {_with_article(name)}, {motion or largest.motion}."
 
 
-def _largest(objects: Sequence[WorldObject]) -> WorldObject:
+def largest_object(objects: Sequence[WorldObject]) -> WorldObject:
+    """The object that the summary names."""
     return max(objects, key=lambda one: one.size * max(one.visible_fraction))
 
 

@@ -172,7 +172,7 @@ def test_the_same_captions_give_the_same_vocabulary():
 
 
 def test_views_tell_the_truth(recipe_path, tmp_path):
-    recipe = load_recipe(TrajViT2Recipe, recipe_path, ["altered_captions=2", "image_share=0.5"])
+    recipe = load_recipe(TrajViT2Recipe, recipe_path, ["altered_captions=2", "altered_names=2", "image_share=0.5"])
     clips = ClipCache(open_clips(recipe.train, 32), tmp_path / "clips", num_frames=3, size_px=32)
     views = CaptionViews(clips, recipe)
     lengths = set()
@@ -182,6 +182,8 @@ def test_views_tell_the_truth(recipe_path, tmp_path):
         names = {one["id"]: f"{one['colour']} {one['shape']}" for one in clips.metadata(view["clip"])["objects"]}
         assert all(names[key] in text and (view["ids"] == key).any() for key, text in view["named"])
         assert view["caption"] not in view["altered"]
+        assert len(view["misnamed"]) == 2 * len(view["named"])
+        assert not set(view["misnamed"][:2]) & {view["named"][0][1]}
         lengths.add((len(view["ids"]), len(view["altered"])))
     assert lengths == {(1, 0), (2, 2)}  # images tell no motion, so nothing is altered
 
@@ -189,7 +191,7 @@ def test_views_tell_the_truth(recipe_path, tmp_path):
 def test_batches_keep_texts_and_objects_together(recipe_path, tmp_path):
     assert main(["--recipe", str(recipe_path), "--out", str(tmp_path / "run"), "num_steps=1"]) == 0
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "tokenizer")
-    recipe = load_recipe(TrajViT2Recipe, recipe_path)
+    recipe = load_recipe(TrajViT2Recipe, recipe_path, ["altered_names=1"])
     clips = ClipCache(open_clips(recipe.train, 32), tmp_path / "run" / "clips", num_frames=3, size_px=32)
     views = [CaptionViews(clips, recipe)[number] for number in range(3)]
     batch = CaptionCollator(tokenizer, 60, segmentation=True)(views)
@@ -200,6 +202,9 @@ def test_batches_keep_texts_and_objects_together(recipe_path, tmp_path):
     named = [pair for view in views for pair in view["named"]]
     assert batch["named_id"].tolist() == [key for key, _ in named]
     assert batch["named_clip"].tolist() == [row for row, view in enumerate(views) for _ in view["named"]]
+    texts = [text for _, text in named] + [text for view in views for text in view["misnamed"]]
+    assert len(batch["named_input_ids"]) == len(batch["named_text"]) == 2 * len(named)
+    assert len(set(batch["named_text"].tolist())) == len(set(texts))
 
 
 def test_the_trajectory_of_an_object_is_the_one_that_covers_it():

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 from worlds import WorldConfig, render_world
-from worlds.language import describe_events, make_questions
+from worlds.distractors import altered_names, altered_summaries
+from worlds.language import describe_events, largest_object, make_questions
 from worlds.world import WorldObject
 
 TYPES = {"count", "colour", "shape", "direction", "order_of_events", "occlusion"}
@@ -120,3 +121,24 @@ def test_record_survives_json():
     record = render_world(0, 4, WorldConfig(num_frames=4)).to_record()
     assert json.loads(json.dumps(record)) == record
     assert record["config"]["num_frames"] == 4
+
+
+def test_each_false_summary_is_wrong_in_one_thing(worlds):
+    for world in worlds:
+        texts = altered_summaries(np.random.default_rng(0), world.objects, 4)
+        assert len(set(texts)) == 4
+        largest = largest_object(world.objects)
+        unchanged = [
+            (largest.colour in text, f" {largest.shape}," in text, text.endswith(f", {largest.motion}."))
+            for text in texts
+        ]
+        assert sorted(sum(known) for known in unchanged) == [2, 2, 2, 3], texts  # of the fourth, the number
+
+
+def test_false_names_are_wrong_in_one_thing(worlds):
+    for one in (one for world in worlds for one in world.objects):
+        shape, motion, colour = altered_names(np.random.default_rng(0), one, 3, with_motion=True)
+        assert f" {one.colour} " in shape and f" {one.shape} " not in shape and one.motion in shape
+        assert f" {one.name} " in motion and f" {one.motion}" not in motion
+        assert f" {one.shape} " in colour and f" {one.colour} " not in colour and one.motion in colour
+        assert altered_names(np.random.default_rng(0), one, 1, with_motion=False)[0].split()[0] == one.colour
