@@ -21,26 +21,15 @@ from worlds import (
     summary_distractors,
 )
 
-from modeling_trajtok import TrajViT2Model
+from modeling_trajtok import TrajViT2Model, TrajViT2VideoOutput
+from modeling_trajtok.grid_ops import resize_ids
 
+from .embedding_cache import embed_captions
+from .object_matching import FOUND_IOU, trajectories_of_objects, world_objects
 from .retrieval_metrics import retrieval_scores
 
 NUM_CANDIDATES = 24
 NUM_MOTION_CANDIDATES = 4
-
-
-@torch.no_grad()
-def embed_texts(model: TrajViT2Model, tokenizer, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-    """Texts -> (N, E), of length 1."""
-    parts = []
-    for first in range(0, len(texts), batch_size):
-        tokens = tokenizer(list(texts[first : first + batch_size]), padding=True, truncation=True, return_tensors="pt")
-        parts.append(
-            model.get_text_features(
-                tokens["input_ids"].to(model.device), tokens["attention_mask"].to(model.device)
-            ).pooler_output.cpu()
-        )
-    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -62,10 +51,13 @@ def evaluate_worlds(
         text_to_video_r1, ...: retrieval of clips by the caption of all motions, and back.
         trajectory_hit: the best trajectory for "a red star moves left" covers the object best, of the objects that the
             segmenter found; trajectory_chance: the same for a trajectory drawn at random.
+
+    Raises:
+        ValueError: if a clip is none of a world.
     """
     was_training = model.training
     model.eval()
-    embeds, hits, chances = [], [], []
+    embeds, candidates, named = [], [], []
     for first in tqdm(range(0, len(clips), batch_size), desc="held-out clips", leave=False):
         records = [clips[index] for index in range(first, min(first + batch_size, len(clips)))]
         inputs = video_processor(
@@ -76,22 +68,25 @@ def evaluate_worlds(
         )
         embeds.append(videos.pooler_output.cpu())
         for row, record in enumerate(records):
-            found, by_chance = _trajectory_hits(model, tokenizer, videos, row, record, num_frames)
-            hits += found
-            chances += by_chance
+            objects = world_objects(record.metadata)
+            if not objects:
+                raise ValueError(f"Clip {record.name} tells of no objects, expected a clip of a moving-object world.")
+            candidates.append(_candidates(np.random.default_rng([seed, first + row]), objects))
+            named += _found_objects(model, videos, row, record, objects)
     embeds = torch.cat(embeds)
 
-    right, motion_right, captions = [], [], []
-    for index, record in enumerate(clips[position] for position in range(len(clips))):
-        rng, objects = np.random.default_rng([seed, index]), objects_of(record)
-        candidates = [summary_caption(objects), *summary_distractors(rng, objects, NUM_CANDIDATES - 1)]
-        motions = [motions_caption(objects), *motion_distractors(rng, objects, NUM_MOTION_CANDIDATES - 1)]
-        scores = embed_texts(model, tokenizer, candidates + motions) @ embeds[index]
+    texts = [text for group in candidates for text in group] + [text for text, *_ in named]
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    text_embeds, _ = embed_captions(model, tokenizer, list(places))
+    model.train(was_training)
+    right, motion_right = [], []
+    for group, embed in zip(candidates, embeds, strict=True):
+        scores = text_embeds[[places[text] for text in group]] @ embed
         right.append(float(scores[:NUM_CANDIDATES].argmax() == 0))
         motion_right.append(float(scores[NUM_CANDIDATES:].argmax() == 0))
-        captions.append(motions_caption(objects))
-    similarity = embed_texts(model, tokenizer, captions) @ embeds.t()
-    model.train(was_training)
+    similarity = text_embeds[[places[group[NUM_CANDIDATES]] for group in candidates]] @ embeds.t()
+    hits = [float((features @ text_embeds[places[text]]).argmax() == best) for text, features, best in named]
+    chances = [1 / len(features) for _, features, _ in named]
     return {
         "zero_shot_top1": float(np.mean(right)),
         "motion_top1": float(np.mean(motion_right)),
@@ -102,39 +97,40 @@ def evaluate_worlds(
     }
 
 
-def objects_of(record: ClipRecord) -> list[WorldObject]:
-    """The objects of a world's clip.
+def _candidates(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[str]:
+    """The true summary and its rivals, `NUM_CANDIDATES` together, then the true caption of motions and its rivals."""
+    summaries = [summary_caption(objects), *summary_distractors(rng, objects, NUM_CANDIDATES - 1)]
+    return [*summaries, motions_caption(objects), *motion_distractors(rng, objects, NUM_MOTION_CANDIDATES - 1)]
 
-    Raises:
-        ValueError: if the clip is none of a world.
+
+def _found_objects(
+    model: TrajViT2Model,
+    videos: TrajViT2VideoOutput,
+    row: int,
+    record: ClipRecord,
+    objects: Sequence[WorldObject],
+) -> list[tuple[str, Tensor, int]]:
+    """For each object that the segmenter found: its text, features of the clip's trajectories (P, E), which is its.
+
+    Args:
+        model: the model that made ``videos``.
+        videos: its output for a batch.
+        row: the clip's place in the batch.
+        record: the clip.
+        objects: of the clip.
     """
-    if not record.metadata.get("objects"):
-        raise ValueError(f"Clip {record.name} tells of no objects, expected a clip of a moving-object world.")
-    return [WorldObject(**one) for one in record.metadata["objects"]]
-
-
-def _trajectory_hits(model, tokenizer, videos, row: int, record: ClipRecord, num_frames: int):
-    """For each object that the segmenter found: was its trajectory picked, and how likely was that by chance?"""
-    ids = videos.trajectory_ids[row].cpu().numpy()
-    chosen = np.linspace(0, len(record.frames_uint8) - 1, len(ids)).round().astype(int)
-    rows = (np.arange(ids.shape[1]) * 2 + 1) * record.trajectory_ids.shape[1] // (2 * ids.shape[1])
-    columns = (np.arange(ids.shape[2]) * 2 + 1) * record.trajectory_ids.shape[2] // (2 * ids.shape[2])
-    truth = record.trajectory_ids[chosen][:, rows][:, :, columns]
-    present = np.unique(ids)
     num_trajectories = model.config.trajtok_config.num_trajectories
+    ids = videos.trajectory_ids[row].cpu()
+    chosen = np.linspace(0, len(record.frames_uint8) - 1, len(ids)).round().astype(int)
+    truth = resize_ids(torch.from_numpy(record.trajectory_ids[chosen])[None], tuple(ids.shape[-2:]))
+    masks = truth == torch.tensor([one.id for one in objects]).view(-1, 1, 1, 1)
+    best, iou = trajectories_of_objects(ids.flatten().expand(len(objects), -1), masks.flatten(1), num_trajectories)
+    present = ids[ids >= 0].unique()
     features = videos.trajectory_features[row].cpu()
-    features = features[:: len(features) // num_trajectories]
-    hits, chances = [], []
-    for one in objects_of(record):
-        overlap = np.array([_iou(ids == k, truth == one.id) for k in present])
-        if overlap.max() <= 0.3:
-            continue
-        text = embed_texts(model, tokenizer, [object_caption(one)])[0]
-        picked = int((features[present] @ text).argmax())
-        hits.append(float(picked == int(overlap.argmax())))
-        chances.append(1 / len(present))
-    return hits, chances
-
-
-def _iou(first: np.ndarray, second: np.ndarray) -> float:
-    return float((first & second).sum() / max(1, (first | second).sum()))
+    features = features[:: len(features) // num_trajectories][present]  # the first token of each trajectory
+    places = torch.searchsorted(present, best).tolist()
+    return [
+        (object_caption(one), features, place)
+        for one, place, found in zip(objects, places, (iou > FOUND_IOU).tolist(), strict=True)
+        if found
+    ]

@@ -2,7 +2,7 @@
 
 In:   a TrajViT2 model and its processor; files, or stretches of files; texts
 Out:  embeddings (N, E) of length 1; the videos that could not be read, by name
-To:   evaluate_retrieval.py, evaluate_zero_shot.py
+To:   evaluate_retrieval.py, evaluate_zero_shot.py, caption_evaluation
 
 The cache is a folder per combination of weights, processor settings and code, with a safetensors file per batch. A
 file is renamed into place once it is complete, so a run that is killed loses the batch that it was working on.
@@ -286,7 +286,8 @@ def embed_captions(
     limits = (tokenizer.model_max_length, getattr(model.config.text_config, "max_position_embeddings", None))
     limit = min(value for value in limits if value is not None)
     parts, num_cut = [], 0
-    for first in tqdm(range(0, len(texts), batch_size), desc="texts", unit="batch", disable=len(texts) <= batch_size):
+    firsts = range(0, len(texts), batch_size)
+    for first in tqdm(firsts, desc="texts", unit="batch", leave=False, disable=len(firsts) <= 1):
         batch = list(texts[first : first + batch_size])
         if limit < 1_000_000:  # tokenizers that know no limit have an enormous one
             num_cut += sum(len(tokens) > limit for tokens in tokenizer(batch, verbose=False)["input_ids"])

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from evaluation.object_matching import world_objects
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 from worlds import (
-    WorldObject,
     altered_caption,
     altered_names,
     altered_summaries,
@@ -28,11 +28,6 @@ from .recipe import TrajViT2Recipe
 from .segmentation_views import IMAGENET_MEAN, IMAGENET_STD, consecutive
 
 NOBODY = -1
-
-
-def world_objects(metadata: dict) -> list[WorldObject]:
-    """The objects that the metadata of a world's clip tell of; none for other clips."""
-    return [WorldObject(**one) for one in metadata.get("objects", [])]
 
 
 class CaptionViews(Dataset):

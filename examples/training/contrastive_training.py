@@ -7,35 +7,12 @@ From: caption_views     To: train_trajvit2.py
 
 import torch
 import torch.nn.functional as F
+from evaluation.object_matching import FOUND_IOU, trajectories_of_objects
 from torch import Tensor, nn
 
 from modeling_trajtok import TrajViT2Model
 from modeling_trajtok.grid_ops import resize_ids
 from modeling_trajtok.losses_trajvit2 import cross_entropy_of_matches
-
-# An object whose mask overlaps no trajectory by this much (IoU) was not found by the segmenter.
-FOUND_IOU = 0.3
-
-
-def trajectories_of_objects(
-    trajectory_ids: Tensor, object_masks: Tensor, num_trajectories: int
-) -> tuple[Tensor, Tensor]:
-    """The trajectory that overlaps each object most.
-
-    Args:
-        trajectory_ids: (M, N) trajectory of each patch in the object's clip, -1 = none.
-        object_masks: (M, N) the object's patches.
-        num_trajectories: K.
-
-    Returns:
-        Trajectory (M,) and its IoU with the object (M,).
-    """
-    trajectories = F.one_hot(trajectory_ids + 1, num_trajectories + 1)[..., 1:].float()
-    masks = object_masks.float().unsqueeze(2)
-    overlap = (trajectories * masks).sum(dim=1)
-    union = trajectories.sum(dim=1) + masks.sum(dim=1) - overlap
-    iou, best = (overlap / union.clamp(min=1)).max(dim=1)
-    return best, iou
 
 
 class ContrastiveTraining(nn.Module):

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluation.object_matching import trajectories_of_objects
 from safetensors.torch import load_file
 from train_trajvit2 import main
 from training.caption_tokenizer import learn_tokenizer
 from training.caption_views import CaptionCollator, CaptionViews
 from training.clip_cache import ClipCache, open_clips
-from training.contrastive_training import trajectories_of_objects
 from training.recipe import TrajViT2Recipe, load_recipe
 from transformers import AutoTokenizer
 
