@@ -18,15 +18,12 @@ length 1, as CLIP does. An image is a clip of one frame.
 
 import argparse
 import hashlib
-import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from evaluation.benchmark_files import (
     TEMPLATES,
@@ -39,15 +36,13 @@ from evaluation.benchmark_files import (
     read_labelled,
     read_templates,
 )
-from evaluation.embedding_cache import EmbeddingCache, VideoRequest, embed_captions, embed_videos, embedding_key
-from evaluation.provenance import checkpoint_record, sha256_of, versions
+from evaluation.benchmark_run import BenchmarkRun, add_arguments, run_benchmark
+from evaluation.embedding_cache import VideoRequest, embed_captions
+from evaluation.provenance import sha256_of
 from evaluation.retrieval_metrics import classification_scores
 from torch import Tensor
 
-from modeling_trajtok import TrajViT2Model, TrajViT2Processor
-
-CHECKPOINT = Path(__file__).resolve().parents[1] / "checkpoints" / "trajvit2-tiny"
-SHOWN_FAILURES = 5
+from modeling_trajtok import TrajViT2Model
 
 
 def embed_classes(
@@ -73,26 +68,14 @@ def read_items(settings: argparse.Namespace) -> tuple[list[BenchmarkItem], Class
 
 def evaluate(settings: argparse.Namespace) -> dict:
     """Everything between the arguments and the record."""
-    started = time.time()
     items, classes, root = read_items(settings)
     named = settings.prompts in TEMPLATES
     templates = TEMPLATES[settings.prompts] if named else read_templates(settings.prompts, settings.prompt_section)
     folder = VideoFolder(root)
     requests = [VideoRequest(item.video, folder.find(item.video)) for item in items]
-    checkpoint = checkpoint_record(settings.model)
-    model = TrajViT2Model.from_pretrained(settings.model, dtype=torch.float32).eval().to(settings.device)
-    processor = TrajViT2Processor.from_pretrained(settings.model)
-    num_frames = settings.num_frames or model.config.num_frames
-    key = embedding_key(checkpoint, processor.video_processor, num_frames)
-    class_embeds, num_cut = embed_classes(model, processor.tokenizer, classes.names, templates)
-    videos = embed_videos(
-        model,
-        processor.video_processor,
-        requests,
-        cache=EmbeddingCache(settings.cache, key),
-        num_frames=num_frames,
-        batch_size=settings.batch_size,
-    )
+    run = BenchmarkRun(settings)
+    class_embeds, num_cut = embed_classes(run.model, run.processor.tokenizer, classes.names, templates)
+    videos = run.embed(requests)
     labels = np.array([items[index].label for index in videos.kept])
     scores = classification_scores((videos.embeds @ class_embeds.t()).numpy(), labels, len(classes))
     per_class = {
@@ -105,36 +88,22 @@ def evaluate(settings: argparse.Namespace) -> dict:
     }
     listed = "\n".join(f"{item.video} {classes.keys[item.label]}" for item in items)
     files = [path for path in (settings.data, settings.classes) if path is not None and path.is_file()]
-    return {
-        "task": "zero-shot classification",
-        "scores": scores,
-        "per_class": per_class,
-        "counts": {
-            "videos_listed": len(items),
-            "videos": len(videos.kept),
-            "videos_unreadable": len(videos.failures),
-            "videos_from_cache": videos.num_from_cache,
+    return run.record(
+        "zero-shot classification",
+        scores,
+        videos,
+        counts={
             "classes": len(classes),
             "classes_with_videos": len(per_class),
             "templates": len(templates),
             "texts_cut": num_cut,
         },
-        "failures": videos.failures,
-        "annotations": [{"file": str(path), "sha256": sha256_of(path)} for path in files],
-        "list_sha256": hashlib.sha256(listed.encode()).hexdigest(),
-        "class_names": list(classes.names),
-        "templates": list(templates),
-        "checkpoint": checkpoint,
-        "config_sha256": checkpoint["sha256"]["config.json"],
-        "embedding_key": key,
-        "settings": {
-            **{name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()},
-            "num_frames": num_frames,
-        },
-        "processor": processor.video_processor.to_dict(),
-        "versions": versions(),
-        "seconds": round(time.time() - started, 3),
-    }
+        per_class=per_class,
+        annotations=[{"file": str(path), "sha256": sha256_of(path)} for path in files],
+        list_sha256=hashlib.sha256(listed.encode()).hexdigest(),
+        class_names=list(classes.names),
+        templates=list(templates),
+    )
 
 
 def show(record: dict) -> None:
@@ -147,12 +116,6 @@ def show(record: dict) -> None:
     print(f"\nMean over classes: {100 * scores['mean_class_accuracy']:.1f}; chance: {100 / counts['classes']:.1f}")
     if counts["texts_cut"]:
         print(f"{counts['texts_cut']} prompts were longer than the model reads and were cut.")
-    if record["failures"]:
-        print(f"\n{len(record['failures'])} of {counts['videos_listed']} videos could not be read and were left out:")
-        for failure in record["failures"][:SHOWN_FAILURES]:
-            print(f"  {failure['video']}: {failure['error']}")
-        if len(record["failures"]) > SHOWN_FAILURES:
-            print("  ... (all of them are in the record, see --out)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,23 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--prompts", default="kinetics", help=f"{', '.join(TEMPLATES)}, a file of templates, or CLIP's prompts.md"
     )
     parser.add_argument("--prompt-section", help="data set in prompts.md, such as CIFAR10")
-    parser.add_argument("--model", default=str(CHECKPOINT), help="folder or Hub name of a TrajViT2Model")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--num-frames", type=int, help="frames per video (default: as the model was trained)")
-    parser.add_argument("--cache", type=Path, default=Path("out/embeddings"), help="folder for embeddings of videos")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="JSON file for the record")
-    settings = parser.parse_args(argv)
-    try:
-        record = evaluate(settings)
-        if settings.out:
-            settings.out.parent.mkdir(parents=True, exist_ok=True)
-            settings.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 1
-    show(record)
-    return 0
+    add_arguments(parser)
+    return run_benchmark(parser.parse_args(argv), evaluate, show)
 
 
 if __name__ == "__main__":
