@@ -69,7 +69,30 @@ def reject_other_model(config_class: type[PreTrainedConfig], config_dict: dict[s
 
 
 @strict
-class TrajTokConfig(PreTrainedConfig):
+class CheckedConfig(PreTrainedConfig):
+    """A configuration that refuses misspelt fields and the values of another type of model.
+
+    Raises:
+        ValueError: for a field that looks like a known one but is none.
+    """
+
+    def __post_init__(self, **kwargs):
+        reject_misspelt(type(self).__name__, kwargs, field_names(type(self)))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build from the values of a ``config.json``.
+
+        Raises:
+            ValueError: if they belong to another type of model, whose weights would be replaced by random ones.
+        """
+        reject_other_model(cls, config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+
+@strict
+class TrajTokConfig(CheckedConfig):
     """Configuration of `TrajTokModel` and `TrajTokSegmenterModel`. The defaults are the sizes of the released models.
 
     Args:
@@ -155,7 +178,6 @@ class TrajTokConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
 
     def __post_init__(self, **kwargs):
-        reject_misspelt("TrajTokConfig", kwargs, field_names(type(self)))
         if isinstance(self.backbone_config, dict):
             unknown = [name for name in self.backbone_config if not hasattr(DINOv3ConvNextConfig, name)]
             reject_misspelt("backbone_config", unknown, field_names(DINOv3ConvNextConfig))
@@ -163,16 +185,6 @@ class TrajTokConfig(PreTrainedConfig):
         self.encoder_input_size = self.encoder_input_size or self.hidden_size
         self.encoder_output_size = self.encoder_output_size or self.encoder_input_size
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Build from the values of a ``config.json``.
-
-        Raises:
-            ValueError: if they belong to another type of model, whose weights would be replaced by random ones.
-        """
-        reject_other_model(cls, config_dict)
-        return super().from_dict(config_dict, **kwargs)
 
     def validate_architecture(self):
         """Check the rules that involve more than one field."""

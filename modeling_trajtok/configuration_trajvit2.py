@@ -11,7 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_trajtok import TrajTokConfig, field_names, reject_misspelt, reject_other_model
+from .configuration_trajtok import CheckedConfig, TrajTokConfig
 
 # How `pipeline(..., trust_remote_code=True)` finds the zero-shot pipeline in a saved folder.
 CUSTOM_PIPELINES = {
@@ -24,7 +24,7 @@ CUSTOM_PIPELINES = {
 
 
 @strict
-class TrajViT2TransformerConfig(PreTrainedConfig):
+class TrajViT2TransformerConfig(CheckedConfig):
     """Configuration of the pre-norm transformer over a CLS token and the trajectory tokens.
 
     Args:
@@ -53,10 +53,6 @@ class TrajViT2TransformerConfig(PreTrainedConfig):
     mask_empty_trajectories: bool = True
     initializer_range: float = 0.02
 
-    def __post_init__(self, **kwargs):
-        reject_misspelt("TrajViT2TransformerConfig", kwargs, field_names(type(self)))
-        super().__post_init__(**kwargs)
-
     def validate_architecture(self):
         """Check the rules that involve more than one field."""
         if self.hidden_size % self.num_attention_heads:
@@ -67,7 +63,7 @@ class TrajViT2TransformerConfig(PreTrainedConfig):
 
 
 @strict
-class TrajViT2Config(PreTrainedConfig):
+class TrajViT2Config(CheckedConfig):
     """Configuration of `TrajViT2Model` and its parts. The defaults are the sizes of the released model.
 
     Args:
@@ -111,22 +107,11 @@ class TrajViT2Config(PreTrainedConfig):
         pipelines = kwargs.pop("custom_pipelines", None)
         if pipelines and type(self).__module__.startswith("transformers_modules"):
             kwargs["custom_pipelines"] = pipelines
-        reject_misspelt("TrajViT2Config", kwargs, field_names(type(self)))
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, with the pipeline that runs such a model."""
         return {**super().to_dict(), "custom_pipelines": CUSTOM_PIPELINES}
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Build from the values of a ``config.json``.
-
-        Raises:
-            ValueError: if they belong to another type of model, whose weights would be replaced by random ones.
-        """
-        reject_other_model(cls, config_dict)
-        return super().from_dict(config_dict, **kwargs)
 
     def validate_architecture(self):
         """Check the rules that involve more than one field."""

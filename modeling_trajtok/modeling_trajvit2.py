@@ -35,7 +35,38 @@ class TrajViT2Embeddings(nn.Module):
         return torch.cat((cls_token.to(trajectory_embeds.dtype), trajectory_embeds), dim=1)
 
 
-class TrajViT2Transformer(PreTrainedModel):
+class TrajViT2PreTrainedModel(PreTrainedModel):
+    """Weights and initialisation that the TrajViT2 models share; each reads its part of a full checkpoint."""
+
+    config: TrajViT2Config
+    config_class = TrajViT2Config
+    base_model_prefix = ""
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _no_split_modules = ("DINOv3ConvNextLayer", "TrajTokPerceiverLayer", "SiglipEncoderLayer", "TrajViT2Embeddings")
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, TrajViT2Embeddings):
+            init.normal_(module.cls_token, std=self.config.initializer_range)
+        elif isinstance(module, TrajViT2Model):
+            init.constant_(module.temperature, self.config.initial_temperature)
+
+    def _total_loss(self, task_loss: Tensor, segmentation_loss: Tensor | None) -> Tensor:
+        """The loss of the task, plus the weighted one of the segmentation where there is one."""
+        if segmentation_loss is None:
+            return task_loss
+        return task_loss + self.config.segmentation_loss_weight * segmentation_loss
+
+
+class TrajViT2Transformer(TrajViT2PreTrainedModel):
     """The transformer over CLS and trajectory tokens.
 
     Its layers are SigLIP's, which are pre-norm like ViT's and read a mask. Trajectories have no order, so there are no
@@ -44,14 +75,8 @@ class TrajViT2Transformer(PreTrainedModel):
 
     config: TrajViT2TransformerConfig
     config_class = TrajViT2TransformerConfig
-    base_model_prefix = ""
     main_input_name = "trajectory_embeds"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ("SiglipEncoderLayer", "TrajViT2Embeddings")
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    input_modalities = ("video",)
 
     def __init__(self, config: TrajViT2TransformerConfig):
         super().__init__(config)
@@ -59,12 +84,6 @@ class TrajViT2Transformer(PreTrainedModel):
         self.layers = nn.ModuleList(SiglipEncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, TrajViT2Embeddings):
-            init.normal_(module.cls_token, std=self.config.initializer_range)
 
     def forward(self, trajectory_embeds: Tensor, token_valid: Tensor) -> Tensor:
         """Tokens (B, K*L, D) and which of them are real (B, K*L) -> normed states (B, 1 + K*L, D)."""
@@ -88,6 +107,7 @@ class TrajViT2VideoTower(nn.Module):
     def forward(
         self,
         pixel_values_videos: Tensor | None = None,
+        frame_valid: Tensor | None = None,
         trajectory_embeds: Tensor | None = None,
         token_valid: Tensor | None = None,
         **trajtok_inputs,
@@ -95,7 +115,7 @@ class TrajViT2VideoTower(nn.Module):
         """Inputs as in `TrajViT2VideoModel.forward`."""
         tokenized, trajectory_ids = None, trajtok_inputs.get("trajectory_ids")
         if trajectory_embeds is None:
-            tokenized = self.trajtok(pixel_values_videos, **trajtok_inputs)
+            tokenized = self.trajtok(pixel_values_videos, frame_valid, **trajtok_inputs)
             trajectory_embeds, token_valid = tokenized.trajectory_embeds, tokenized.token_valid
             trajectory_ids = tokenized.trajectory_ids
         else:
@@ -129,6 +149,11 @@ class TrajViT2VideoTower(nn.Module):
             )
 
 
+def segmentation_loss_of(videos: TrajViT2VideoOutput) -> Tensor | None:
+    """The loss of the tokenizer; None without labels, or for tokens that were made before."""
+    return None if videos.trajtok_output is None else videos.trajtok_output.loss
+
+
 class TrajViT2TextTower(nn.Module):
     """A Transformers text encoder and the choice of one state per text: input_ids (N, S) -> (N, D_text)."""
 
@@ -160,29 +185,6 @@ class TrajViT2TextTower(nn.Module):
             last = (valid * torch.arange(1, valid.shape[1] + 1, device=valid.device)).argmax(dim=1)
             output.pooler_output = states[torch.arange(len(states), device=states.device), last]
         return output
-
-
-class TrajViT2PreTrainedModel(PreTrainedModel):
-    """Weights and initialisation that the TrajViT2 models share; each reads its part of a full checkpoint."""
-
-    config: TrajViT2Config
-    config_class = TrajViT2Config
-    base_model_prefix = ""
-    main_input_name = "pixel_values_videos"
-    input_modalities = ("video", "text")
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
-    _no_split_modules = ("DINOv3ConvNextLayer", "TrajTokPerceiverLayer", "SiglipEncoderLayer", "TrajViT2Embeddings")
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, TrajViT2Model):
-            init.constant_(module.temperature, self.config.initial_temperature)
 
 
 class TrajViT2VideoModel(TrajViT2PreTrainedModel):
@@ -220,9 +222,7 @@ class TrajViT2VideoModel(TrajViT2PreTrainedModel):
         Raises:
             ValueError: for missing or contradicting inputs, or inputs of the wrong shape, type or range.
         """
-        return self.video_model(
-            pixel_values_videos, trajectory_embeds, token_valid, frame_valid=frame_valid, **trajtok_inputs
-        )
+        return self.video_model(pixel_values_videos, frame_valid, trajectory_embeds, token_valid, **trajtok_inputs)
 
 
 class TrajViT2Model(TrajViT2PreTrainedModel):
@@ -263,9 +263,7 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
         Returns:
             `TrajViT2VideoOutput` whose ``pooler_output`` (B, E) has length 1.
         """
-        output = self.video_model(
-            pixel_values_videos, trajectory_embeds, token_valid, frame_valid=frame_valid, **trajtok_inputs
-        )
+        output = self.video_model(pixel_values_videos, frame_valid, trajectory_embeds, token_valid, **trajtok_inputs)
         output.pooler_output = F.normalize(self.video_projection(output.pooler_output), dim=-1)
         if output_trajectory_features:
             trajectories = self.video_projection(output.last_hidden_state[:, 1:])
@@ -328,13 +326,12 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
             raise ValueError(
                 "TrajViT2Model got no input_ids, expected videos and texts. Use get_video_features alone."
             )
-        if trajectory_labels is not None:
-            trajtok_inputs["trajectory_labels"] = trajectory_labels
         videos = self.get_video_features(
             pixel_values_videos,
             frame_valid,
             trajectory_embeds,
             token_valid,
+            trajectory_labels=trajectory_labels,
             output_trajectory_features=output_trajectory_features,
             return_dict=True,
             **trajtok_inputs,
@@ -350,10 +347,8 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
             losses["contrastive_loss"] = contrastive_loss(
                 video_embeds, text_embeds, temperature, idx, text_idx, over_processes=self.training
             )
-            losses["loss"] = losses["contrastive_loss"]
-            if videos.trajtok_output is not None and videos.trajtok_output.loss is not None:
-                losses["segmentation_loss"] = videos.trajtok_output.loss
-                losses["loss"] = losses["loss"] + self.config.segmentation_loss_weight * losses["segmentation_loss"]
+            losses["segmentation_loss"] = segmentation_loss_of(videos)
+            losses["loss"] = self._total_loss(losses["contrastive_loss"], losses["segmentation_loss"])
         return TrajViT2Output(
             logits_per_video=logits_per_video,
             logits_per_text=logits_per_video.t(),
@@ -425,17 +420,19 @@ class TrajViT2ForVideoClassification(TrajViT2PreTrainedModel):
         Returns:
             `TrajViT2ClassifierOutput`.
         """
-        if trajectory_labels is not None:
-            trajtok_inputs["trajectory_labels"] = trajectory_labels
         output = self.video_model(
-            pixel_values_videos, trajectory_embeds, token_valid, frame_valid=frame_valid, **trajtok_inputs
+            pixel_values_videos,
+            frame_valid,
+            trajectory_embeds,
+            token_valid,
+            trajectory_labels=trajectory_labels,
+            **trajtok_inputs,
         )
         logits = self.classifier(output.pooler_output)
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
-            if output.trajtok_output is not None and output.trajtok_output.loss is not None:
-                loss = loss + self.config.segmentation_loss_weight * output.trajtok_output.loss
+            loss = self._total_loss(loss, segmentation_loss_of(output))
         return TrajViT2ClassifierOutput(
             loss=loss,
             logits=logits,
