@@ -94,10 +94,7 @@ class BenchmarkRun:
             "checkpoint": self.checkpoint,
             "config_sha256": self.checkpoint["sha256"]["config.json"],
             "embedding_key": self.key,
-            "settings": {
-                **{name: str(value) if isinstance(value, Path) else value for name, value in settings},
-                "num_frames": self.num_frames,
-            },
+            "settings": {**settings, "num_frames": self.num_frames},
             "processor": self.processor.video_processor.to_dict(),
             "versions": versions(),
         }
