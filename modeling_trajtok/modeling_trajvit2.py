@@ -226,7 +226,13 @@ class TrajViT2VideoModel(TrajViT2PreTrainedModel):
 
 
 class TrajViT2Model(TrajViT2PreTrainedModel):
-    """Video tower and text tower, each projected to one space."""
+    """Video tower and text tower, each projected to one space.
+
+    `Trainer` trains it on batches with ``return_loss=True``, which the data collator adds; for a loss in evaluation it
+    needs ``TrainingArguments(label_names=[])``. The videos and texts of a batch are each other's negatives: several
+    processes compare with those of all, but small batches whose gradients are accumulated only with their own, and a
+    batch of one pair teaches nothing.
+    """
 
     # What the task runs; named here so that its code is saved beside the model's.
     zero_shot_pipeline_class = ZeroShotVideoClassificationPipeline
@@ -382,7 +388,11 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
 
 
 class TrajViT2ForVideoClassification(TrajViT2PreTrainedModel):
-    """The video tower with a linear classifier on its pooled state."""
+    """The video tower with a linear classifier on its pooled state.
+
+    For a loss in evaluation `Trainer` needs ``TrainingArguments(label_names=["labels"])``: it would wait for
+    ``trajectory_labels`` as well.
+    """
 
     input_modalities = ("video",)
     _keys_to_ignore_on_load_unexpected = TrajViT2VideoModel._keys_to_ignore_on_load_unexpected

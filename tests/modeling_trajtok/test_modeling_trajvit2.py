@@ -6,18 +6,21 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, AutoModelForVideoClassification, Trainer, TrainingArguments
+from transformers import AutoModel, AutoModelForVideoClassification, BertTokenizer, Trainer, TrainingArguments
 
 from modeling_trajtok import (
     TrajTokConfig,
     TrajTokModel,
+    TrajTokVideoProcessor,
     TrajViT2Config,
     TrajViT2ForVideoClassification,
     TrajViT2Model,
+    TrajViT2Processor,
     TrajViT2VideoModel,
 )
 from modeling_trajtok.encoder_trajtok import TrajTokTrackEmbedding
@@ -385,32 +388,139 @@ def test_classification_losses(tiny_config, clips, problem_type, labels):
     torch.testing.assert_close(outputs.loss, loss(outputs.logits, labels))
 
 
-def test_trainer_accumulates_to_the_gradients_of_one_batch(tiny_config, clips, tmp_path):
-    """One step of plain SGD over four clips, at once and one by one, ends at the same weights."""
+def training_arguments(folder, **changes) -> TrainingArguments:
+    settings = {
+        "learning_rate": 0.1,
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+    }
+    return TrainingArguments(output_dir=str(folder), **(settings | changes))
+
+
+def weights_after_one_step(model, rows, folder, batch: int, accumulation: int) -> dict[str, torch.Tensor]:
+    """One step of plain SGD over as many rows, some at a time; fails if nothing is learnt."""
+    arguments = training_arguments(
+        folder, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, max_steps=1
+    )
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    Trainer(model=model, args=arguments, train_dataset=rows).train()
+    after = {name: value.detach() for name, value in model.named_parameters()}
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+    return after
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_trainer_accumulates_to_the_gradients_of_one_batch(tiny_config, clips, tmp_path, masks):
+    """Losses of classes and of masks are means over clips, at once or one by one."""
+    labels = torch.randint(-1, 5, (3, 4, 10, 16), generator=torch.Generator().manual_seed(3))
     rows = [{"pixel_values_videos": clips[index % 3], "labels": index % 2} for index in range(4)]
+    if masks:
+        rows = [{**row, "trajectory_labels": labels[index % 3]} for index, row in enumerate(rows)]
     ends = []
     for batch, accumulation in ((4, 1), (1, 4)):
         model = build(config_of(tiny_config, num_labels=2), TrajViT2ForVideoClassification)
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-            max_steps=1,
-            learning_rate=0.1,
-            optim="sgd",
-            lr_scheduler_type="constant",
-            max_grad_norm=0.0,
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-            save_strategy="no",
-        )
-        before = {name: value.clone() for name, value in model.named_parameters()}
-        Trainer(model=model, args=arguments, train_dataset=rows).train()
-        assert any(not torch.equal(value, before[name]) for name, value in model.named_parameters())
-        ends.append(dict(model.named_parameters()))
+        ends.append(weights_after_one_step(model, rows, tmp_path, batch, accumulation))
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_accumulated_batches_have_fewer_texts_to_confuse_a_video_with(model, clips, texts, tmp_path):
+    """So their contrastive loss is another one than that of one batch; alone, a pair has nothing to learn from."""
+    rows = [{"pixel_values_videos": clips[row % 3], "input_ids": texts["input_ids"][row]} for row in range(4)]
+
+    def collate(batch):
+        return {**torch.utils.data.default_collate(batch), "return_loss": True}
+
+    losses = {}
+    for batch in (4, 2, 1):
+        arguments = training_arguments(
+            tmp_path,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=4 // batch,
+            max_steps=1,
+            logging_steps=1,
+            learning_rate=0.0,
+        )
+        trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate)
+        trainer.train()
+        losses[batch] = trainer.state.log_history[0]["loss"]
+    assert losses[4] > losses[2] + 0.1 > 0.1
+    assert losses[1] == 0
+
+
+def test_trainer_evaluates_classes_when_told_that_masks_are_no_labels(tiny_config, clips, tmp_path):
+    model = build(config_of(tiny_config, num_labels=2), TrajViT2ForVideoClassification)
+    rows = [{"pixel_values_videos": clip, "labels": index % 2} for index, clip in enumerate(clips)]
+    arguments = training_arguments(tmp_path, per_device_eval_batch_size=3, label_names=["labels"])
+    found = Trainer(model=model, args=arguments, eval_dataset=rows).evaluate()
+    with torch.no_grad():
+        expected = model(clips, labels=torch.tensor([0, 1, 0])).loss
+    assert found["eval_loss"] == pytest.approx(float(expected), abs=1e-5)
+
+
+class PairCollator:
+    """Rows of a video and a text -> what the model is called with; without ``return_loss`` there is no loss."""
+
+    def __init__(self):
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "star", "ring", "falls"]
+        tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)}, model_max_length=12)
+        self.processor = TrajViT2Processor(TrajTokVideoProcessor(size={"height": 32, "width": 40}), tokenizer)
+
+    def __call__(self, rows: list[dict]) -> dict:
+        videos, texts = ([row[name] for row in rows] for name in ("video", "text"))
+        return {**self.processor(videos=videos, text=texts, return_tensors="pt"), "return_loss": True}
+
+
+def test_trainer_learns_pairs_of_videos_and_texts_and_goes_on_from_a_checkpoint(tiny_config, tmp_path):
+    generator = np.random.default_rng(4)
+    texts = ["a red star", "a blue star falls", "a ring", "a blue ring", "a red ring falls", "star"]
+    rows = [
+        {"video": generator.integers(0, 256, (2 + number % 3, 40, 48, 3), dtype=np.uint8), "text": text}
+        for number, text in enumerate(texts)
+    ]
+
+    def trainer_of(folder, model, **changes) -> Trainer:
+        arguments = training_arguments(
+            folder,
+            per_device_train_batch_size=3,
+            per_device_eval_batch_size=3,
+            max_steps=2,
+            logging_steps=1,
+            save_strategy="steps",
+            save_steps=1,
+            optim="adamw_torch",
+            learning_rate=1e-3,
+            remove_unused_columns=False,  # video and text are not the model's words, but the collator's
+            **changes,
+        )
+        return Trainer(
+            model=model, args=arguments, train_dataset=rows, eval_dataset=rows, data_collator=PairCollator()
+        )
+
+    def losses_of(trainer) -> dict[int, float]:
+        return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+
+    whole = trainer_of(tmp_path / "whole", build(config_of(tiny_config)), label_names=[])
+    with torch.no_grad():
+        by_hand = [whole.model(**whole.data_collator(some)).loss for some in (rows[:3], rows[3:])]
+    assert whole.evaluate()["eval_loss"] == pytest.approx(float(sum(by_hand) / 2), abs=1e-5)
+    whole.train()
+    again = trainer_of(tmp_path / "again", build(config_of(tiny_config)))
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-1"))
+    assert losses_of(again) == losses_of(whole) and list(losses_of(whole)) == [1, 2]
+    assert all(loss > 0.1 for loss in losses_of(whole).values())
+    saved = TrajViT2Model.from_pretrained(tmp_path / "again" / "checkpoint-2").state_dict()
+    before = build(config_of(tiny_config)).state_dict()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(saved[name], value), name
+    changed = {name for name, value in saved.items() if not torch.equal(value, before[name])}
+    assert {"temperature", "video_projection.weight", "text_projection.weight"} <= changed
+    assert any("trajtok.encoder" in name for name in changed) and any("text_model" in name for name in changed)
 
 
 def test_tokens_made_before_give_the_same_embeddings(model, clips):
