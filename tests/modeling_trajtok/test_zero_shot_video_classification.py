@@ -1,6 +1,8 @@
 """The zero-shot pipeline, through `pipeline(...)`, real files and a saved folder."""
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +84,26 @@ def test_the_card_s_line_runs(classify, folder, shared_data):
     by_class = pipeline(model=TrajViT2Model.from_pretrained(folder), pipeline_class=type(classify), task=TASK,
                         processor=AutoProcessor.from_pretrained(folder))  # fmt: skip
     assert scores(by_class(str(clip), LABELS)) == pytest.approx(scores(result))
+
+
+def test_the_readme_s_lines_run(shared_data, tmp_path, monkeypatch):
+    """As they stand there, in a folder with a clip of that name; the embedding is the one that the pipeline scores."""
+    root = Path(__file__).resolve().parents[2]
+    blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = [block for block in blocks if "video_embeds" in block]
+    shutil.copytree(root / "checkpoints" / "trajvit2-tiny", tmp_path / "checkpoints" / "trajvit2-tiny")
+    shutil.copy(shared_data / "clips" / "torchcodec" / "nasa_13013.mp4", tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    embeds, classify = names["video_embeds"], names["classify"]
+    assert embeds.shape == (1, classify.model.config.projection_dim) and embeds.norm().item() == pytest.approx(1)
+    result = scores(classify("clip.mp4", candidate_labels=["A red star moves left.", "A red star moves right."]))
+    texts = classify.processor(text=list(result), return_tensors="pt")
+    with torch.no_grad():
+        text_embeds = classify.model.get_text_features(**texts).pooler_output
+        expected = (embeds @ text_embeds.T / classify.model.temperature).softmax(dim=1)[0]
+    assert list(result.values()) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_scores_are_the_softmax_of_the_model_s_logits(classify, videos):
