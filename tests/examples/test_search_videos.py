@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -295,6 +299,37 @@ def test_interrupted_indexing_goes_on_where_it_was(run, folder, embedded, monkey
     broken.write_bytes(broken.read_bytes()[:100])
     assert run() == 0
     assert len(embedded) == 1
+
+
+def test_a_killed_search_goes_on_with_the_videos_that_are_left(folder, save_checkpoint, run, results, tmp_path):
+    """SIGKILL: no handler runs, no file is closed. Twelve more files keep the work going until then."""
+    for number in range(12):
+        shutil.copy(folder / "ten.mp4", folder / f"ten-{number:02}.mp4")
+    command = [sys.executable, search_videos.__file__, folder, TEXT, "--top", 100]
+    command += ["--model", save_checkpoint(), "--window-seconds", WINDOW_S, "--out", tmp_path / "out" / "found.png"]
+    command = [str(part) for part in command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    place, deadline = folder / ".trajtok_index" / "videos", time.monotonic() + 240
+    while len(list(place.glob("*.parquet"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline, "the search ended before its second video"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {name: time_ns for name, time_ns in shards(folder).items() if name.endswith(".parquet")}
+    assert 2 <= len(finished) < 15 and not (tmp_path / "out").exists()
+
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert f"{15 - len(finished)} embedded, {len(finished)} not changed, 0 gone, 0 skipped" in done.stdout
+    now = shards(folder)
+    assert len(now) == 15 and finished.items() <= now.items()
+    resumed = {(entry["file"], entry["start_s"]): entry["score"] for entry in results()}
+    assert run(TEXT, "--top", 100, "--index", tmp_path / "whole") == 0
+    whole = {(entry["file"], entry["start_s"]): entry["score"] for entry in results()}
+    assert len(whole) == 3 * 13 + 1 + 5 and resumed == pytest.approx(whole, abs=1e-5)
 
 
 def test_highlight_outlines_the_answer_and_dims_the_rest():
