@@ -9,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import BertTokenizer
 from worlds import WorldConfig, render_world
 
-from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor, TrajViT2Config, TrajViT2Model, TrajViT2Processor
+from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor, TrajViT2Model, TrajViT2Processor
 from modeling_trajtok.processors import decode_coco_rle, decode_video
 from modeling_trajtok.processors.trajectory_drawing import write_video
 
@@ -36,23 +35,8 @@ def checkpoint(tmp_path, tiny_config):
 
 
 @pytest.fixture
-def clip_checkpoint(tmp_path, tiny_config):
-    torch.manual_seed(0)
-    folder = tmp_path / "clip_checkpoint"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "star", "moves", "left", "right"]
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    config = TrajViT2Config(
-        trajtok_config=tiny_config,
-        transformer_config={"hidden_size": tiny_config.encoder_output_size, **sizes},
-        text_config={"model_type": "bert", "hidden_size": 32, "vocab_size": len(words), **sizes},
-        projection_dim=16,
-        num_frames=3,
-        initializer_range=0.5,
-    )
-    TrajViT2Model(config).save_pretrained(folder)
-    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
-    TrajViT2Processor(TrajTokVideoProcessor(size={"height": 64, "width": 64}), tokenizer).save_pretrained(folder)
-    return folder
+def clip_checkpoint(tmp_path, save_trajvit2):
+    return save_trajvit2(tmp_path / "clip_checkpoint", ["a", "red", "blue", "star", "moves", "left", "right"], 64)
 
 
 @pytest.fixture

@@ -16,39 +16,23 @@ from PIL import Image
 from search import answer_sheet, video_index
 from search.answer_sheet import Answer, highlight
 from search.video_windows import read_windows, window_edges
-from transformers import BertTokenizer
 
-from modeling_trajtok import TrajTokVideoProcessor, TrajViT2Config, TrajViT2Model, TrajViT2Processor
+from modeling_trajtok import TrajViT2Model, TrajViT2Processor
 from modeling_trajtok.processors import TrajectoryMap, decode_video
 from modeling_trajtok.processors.trajectory_drawing import write_video
 
 TEXT = "a red ball rolls left"
 WINDOW_S = 0.4
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TEXT.split(), "dog")
+WORDS = (*TEXT.split(), "dog")
 MAX_TOKENS = 8
 
 
 @pytest.fixture
-def save_checkpoint(tmp_path, tiny_config):
+def save_checkpoint(tmp_path, save_trajvit2):
     """save_checkpoint(seed) -> folder of a TrajViT2 with processor."""
 
     def save(seed=0):
-        torch.manual_seed(seed)
-        folder = tmp_path / f"checkpoint-{seed}"
-        sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-        config = TrajViT2Config(
-            trajtok_config=tiny_config,
-            transformer_config={"hidden_size": tiny_config.encoder_output_size, **sizes},
-            text_config={"model_type": "bert", "hidden_size": 32, "vocab_size": len(WORDS), **sizes},
-            projection_dim=16,
-            num_frames=3,
-            initializer_range=0.5,
-        )
-        TrajViT2Model(config).save_pretrained(folder)
-        tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)})
-        tokenizer.model_max_length = MAX_TOKENS
-        TrajViT2Processor(TrajTokVideoProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
-        return folder
+        return save_trajvit2(tmp_path / f"checkpoint-{seed}", WORDS, 32, seed, model_max_length=MAX_TOKENS)
 
     return save
 
