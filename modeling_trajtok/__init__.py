@@ -4,11 +4,20 @@ import modeling_trajtok
 from transformers import AutoModel, AutoVideoProcessor
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor, AutoVideoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+    AutoVideoProcessor,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_trajtok import TrajTokConfig
 from .configuration_trajvit2 import TrajViT2Config, TrajViT2TransformerConfig
+from .configuration_trajvlm import TrajVLMConfig
 from .modeling_trajtok import TrajTokModel, TrajTokPreTrainedModel, TrajTokSegmenterModel
 from .modeling_trajvit2 import (
     TrajViT2ForVideoClassification,
@@ -16,8 +25,18 @@ from .modeling_trajvit2 import (
     TrajViT2PreTrainedModel,
     TrajViT2VideoModel,
 )
-from .outputs_trajtok import TrajTokOutput, TrajViT2ClassifierOutput, TrajViT2Output, TrajViT2VideoOutput
-from .processors import TrajTokVideoProcessor, TrajViT2Processor
+from .modeling_trajvlm import TrajVLMForConditionalGeneration, TrajVLMGrouping, TrajVLMModel, TrajVLMPreTrainedModel
+from .outputs_trajtok import (
+    TrajTokOutput,
+    TrajViT2ClassifierOutput,
+    TrajViT2Output,
+    TrajViT2VideoOutput,
+    TrajVLMFeatures,
+    TrajVLMGroupingOutput,
+    TrajVLMModelOutput,
+    TrajVLMOutput,
+)
+from .processors import TrajTokVideoProcessor, TrajViT2Processor, TrajVLMProcessor
 from .zero_shot_video_classification import ZeroShotVideoClassificationPipeline
 
 __version__ = "0.1.0"
@@ -31,6 +50,13 @@ AutoModel.register(TrajViT2Config, TrajViT2Model)
 AutoModelForVideoClassification.register(TrajViT2Config, TrajViT2ForVideoClassification)
 AutoVideoProcessor.register(TrajViT2Config, TrajTokVideoProcessor)
 AutoProcessor.register(TrajViT2Config, TrajViT2Processor)
+
+AutoConfig.register(TrajVLMConfig.model_type, TrajVLMConfig)
+AutoModel.register(TrajVLMConfig, TrajVLMModel)
+AutoModelForImageTextToText.register(TrajVLMConfig, TrajVLMForConditionalGeneration)
+AutoModelForMultimodalLM.register(TrajVLMConfig, TrajVLMForConditionalGeneration)
+AutoVideoProcessor.register(TrajVLMConfig, TrajTokVideoProcessor)
+AutoProcessor.register(TrajVLMConfig, TrajVLMProcessor)
 
 PIPELINE_REGISTRY.register_pipeline(
     "zero-shot-video-classification",
@@ -47,6 +73,10 @@ TrajViT2Config.register_for_auto_class()
 TrajViT2Model.register_for_auto_class("AutoModel")
 TrajViT2ForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 TrajViT2Processor.register_for_auto_class()
+TrajVLMConfig.register_for_auto_class()
+TrajVLMModel.register_for_auto_class("AutoModel")
+TrajVLMForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+TrajVLMProcessor.register_for_auto_class()
 
 __all__ = [
     "TrajTokConfig",
@@ -55,6 +85,16 @@ __all__ = [
     "TrajTokPreTrainedModel",
     "TrajTokSegmenterModel",
     "TrajTokVideoProcessor",
+    "TrajVLMConfig",
+    "TrajVLMFeatures",
+    "TrajVLMForConditionalGeneration",
+    "TrajVLMGrouping",
+    "TrajVLMGroupingOutput",
+    "TrajVLMModel",
+    "TrajVLMModelOutput",
+    "TrajVLMOutput",
+    "TrajVLMPreTrainedModel",
+    "TrajVLMProcessor",
     "TrajViT2ClassifierOutput",
     "TrajViT2Config",
     "TrajViT2ForVideoClassification",

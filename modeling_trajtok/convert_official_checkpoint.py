@@ -27,9 +27,18 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from .configuration_trajtok import TrajTokConfig
 from .configuration_trajvit2 import TrajViT2Config
+from .configuration_trajvlm import TrajVLMConfig
 from .modeling_trajtok import TrajTokModel
 from .modeling_trajvit2 import TrajViT2Model
-from .official_layouts import LAYOUTS, SEGMENTER_LAYOUT, TOKENIZER_LAYOUT, TRAJVIT2_LAYOUT, Layout
+from .modeling_trajvlm import TrajVLMGrouping
+from .official_layouts import (
+    LAYOUTS,
+    SEGMENTER_LAYOUT,
+    TOKENIZER_LAYOUT,
+    TRAJVIT2_LAYOUT,
+    TRAJVLM_LAYOUT,
+    Layout,
+)
 
 NUM_HEADS = 8
 
@@ -102,7 +111,7 @@ class _Shapes:
 
 def infer_config(
     state: dict[str, Tensor], transformer_heads: int = 16, text_heads: int = 12, **overrides
-) -> TrajTokConfig | TrajViT2Config:
+) -> TrajTokConfig | TrajViT2Config | TrajVLMConfig:
     """Read the sizes of a model from the shapes of its weights.
 
     Args:
@@ -117,6 +126,8 @@ def infer_config(
     layout = _layout_of(state)
     try:
         trajtok = _infer_trajtok(_Shapes(state, layout), layout, overrides)
+        if layout is TRAJVLM_LAYOUT:
+            return _infer_trajvlm(_Shapes(state, layout), trajtok)
         if layout is not TRAJVIT2_LAYOUT:
             return TrajTokConfig(**trajtok)
         return _infer_trajvit2(_Shapes(state, layout), trajtok, transformer_heads, text_heads)
@@ -148,6 +159,22 @@ def _infer_trajvit2(shapes: _Shapes, trajtok: dict, transformer_heads: int, text
             "type_vocab_size": shapes.shape("text_encoder.embeddings.token_type_embeddings.weight", 2)[0],
         },
         projection_dim=projection_dim,
+    )
+
+
+def _infer_trajvlm(shapes: _Shapes, trajtok: dict) -> TrajVLMConfig:
+    width = shapes.shape("query_proj.weight", 2)[0]
+    text_width, hidden = shapes.shape("image_projector.w2.weight", 2)
+    return TrajVLMConfig(
+        vision_config={"model_type": "siglip_vision_model", "hidden_size": width, "vision_use_head": False},
+        trajtok_config={**trajtok, "detach_patch_features": False},
+        text_config={"model_type": "qwen3", "hidden_size": text_width},
+        num_connector_layers=shapes.count(r"cross_attn\.layers\.(\d+)\."),
+        num_connector_heads=NUM_HEADS,
+        connector_mlp_ratio=shapes.shape("cross_attn.layers.0.1.up.weight", 2)[0] // width,
+        projector_ratio=hidden // text_width,
+        vision_image_mean=None,
+        vision_image_std=None,
     )
 
 
@@ -209,7 +236,7 @@ def _infer_trajtok(shapes: _Shapes, layout: Layout, overrides: dict) -> dict:
 
 def _perceivers(config: PreTrainedConfig, layout: Layout) -> list[tuple[str, str, int, int, str]]:
     """Prefix in the file, prefix in our model, layers, width and positions of each perceiver."""
-    config = getattr(config, "trajtok_config", config)
+    whole, config = config, getattr(config, "trajtok_config", config)
     found = [
         (
             f"{layout.segmenter}trajectory_perceiver.",
@@ -229,6 +256,9 @@ def _perceivers(config: PreTrainedConfig, layout: Layout) -> list[tuple[str, str
                 config.encoder_positions,
             )
         )
+    if layout is TRAJVLM_LAYOUT:
+        width = whole.vision_config.hidden_size
+        found.append(("cross_attn.", "connector.perceiver.", whole.num_connector_layers, width, "grid"))
     return found
 
 
@@ -357,8 +387,10 @@ def to_official(model: PreTrainedModel) -> dict[str, Tensor]:
     elif isinstance(model, TrajViT2Model):
         layout = TRAJVIT2_LAYOUT
         state["temperature"] = state["temperature"].reshape(())
+    elif isinstance(model, TrajVLMGrouping):
+        layout = TRAJVLM_LAYOUT
     official = {}
-    for theirs, ours, num_layers, width, positions in _perceivers(config, layout):
+    for theirs, ours, num_layers, width, positions in _perceivers(model.config, layout):
         inverse = rotary_channel_order(width, positions).argsort()
         for layer in range(num_layers):
             source, attention = f"{ours}layers.{layer}.attention.", f"{theirs}layers.{layer}.0."

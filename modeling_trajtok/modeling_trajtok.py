@@ -23,7 +23,7 @@ from .encoder_trajtok import TrajTokEncoder, TrajTokTrackEmbedding
 from .grid_ops import GridSize, expand_frame_mask, resize_ids, resize_patches
 from .losses_trajtok import SegmentationLoss, patch_label_masks, segmentation_loss
 from .outputs_trajtok import TrajTokOutput
-from .perceiver_trajtok import PatchBlocks
+from .perceiver_trajtok import PatchBlocks, read_last_patches
 from .segmenter_trajtok import TrajTokAssignment, TrajTokLatents, TrajTokSegmenter
 
 
@@ -469,23 +469,12 @@ class TrajTokModel(TrajTokPreTrainedModel):
     def _encode_trajectories(
         self, blocks: PatchBlocks, ids: Tensor, logits: PatchBlocks | None, frame_valid: Tensor | None, tokens: int
     ) -> tuple[Tensor, Tensor]:
-        """Run the encoder, in which every trajectory also reads the last two patches of its clip.
-
-        Official parity (``make_query_mask``): an empty trajectory would have nothing to read otherwise.
-        """
-        grid = blocks.grid
-        num_anchors = min(2, grid.num_patches)
+        """Run the encoder."""
+        anchor_index, anchor_features = read_last_patches(blocks, frame_valid, ids.device)
         if frame_valid is None:
-            num_frames = 1 if grid.patches_per_frame >= num_anchors else num_anchors
-            anchor_features = blocks.read(grid.t - num_frames, grid.t)[:, -num_anchors:]
-            valid_frames = torch.full((1, 1), grid.t, device=ids.device)
+            valid_frames = torch.full((1, 1), blocks.grid.t, device=ids.device)
         else:
             valid_frames = frame_valid.sum(dim=1, keepdim=True)
-        end = (valid_frames * grid.patches_per_frame).expand(blocks.batch_size, 1)
-        anchor_index = (end - torch.arange(num_anchors, 0, -1, device=ids.device)).clamp(min=0)
-        if frame_valid is not None:
-            features = blocks.whole()
-            anchor_features = features.gather(1, anchor_index.unsqueeze(2).expand(-1, -1, features.shape[2]))
         return self.encoder(blocks, ids, logits, anchor_index, anchor_features, valid_frames, tokens)
 
     def _check_tokens(self, tokens_per_trajectory: int | None) -> int:

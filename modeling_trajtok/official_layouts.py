@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from .modeling_trajtok import TrajTokModel, TrajTokSegmenterModel
 from .modeling_trajvit2 import TrajViT2Model
+from .modeling_trajvlm import TrajVLMGrouping
 
 # The original's name -> ours, within one room. `{i}`, `{j}` stand for numbers, `{p}` for weight or
 # bias, `{rest}` for any name.
@@ -100,6 +101,17 @@ UNUSED_IN_TRAJVIT2 = {
 }
 
 
+# The part of TrajVLM that the original added to a SigLIP2 and a language model.
+TRAJVLM = {
+    **below(SEGMENTER, "segmenter", "segmenter.segmenter"),
+    **below(PERCEIVER, "cross_attn", "connector.perceiver"),
+    "query_proj.{p}": "connector.query_proj.{p}",
+    "image_projector.w_gate.weight": "connector.projector.gate_proj.weight",
+    "image_projector.w1.weight": "connector.projector.up_proj.weight",
+    "image_projector.w2.weight": "connector.projector.down_proj.weight",
+}
+
+
 class Layout(NamedTuple):
     """One kind of file: how it is recognised, what it is called inside, and which model it becomes.
 
@@ -111,7 +123,7 @@ class Layout(NamedTuple):
         unused: patterns of keys that are left out, and why.
         segmenter: where the original keeps the segmenter.
         encoder: where it keeps the trajectory encoder; None if there is none.
-        trajtok: where we keep the `TrajTokModel`.
+        trajtok: where we keep the `TrajTokModel` or `TrajTokSegmenterModel`.
     """
 
     name: str
@@ -134,6 +146,9 @@ TRAJVIT2_LAYOUT = Layout(
     "vision_encoder.traj_tokenizer.",
     "video_model.trajtok.",
 )
+TRAJVLM_LAYOUT = Layout(
+    "TrajVLM grouping", "cross_attn.norm_ctx.weight", TRAJVLM, TrajVLMGrouping, {}, "segmenter.", None, "segmenter."
+)
 TOKENIZER_LAYOUT = Layout(
     "tokenizer", "traj_feature_updater.norm_ctx.weight", TOKENIZER, TrajTokModel, {}, "segmenter.", ""
 )
@@ -155,4 +170,4 @@ SEGMENTER_LAYOUT = Layout(
     "",
     None,
 )
-LAYOUTS = (TRAJVIT2_LAYOUT, TOKENIZER_LAYOUT, RELEASED_SEGMENTER_LAYOUT, SEGMENTER_LAYOUT)
+LAYOUTS = (TRAJVIT2_LAYOUT, TRAJVLM_LAYOUT, TOKENIZER_LAYOUT, RELEASED_SEGMENTER_LAYOUT, SEGMENTER_LAYOUT)

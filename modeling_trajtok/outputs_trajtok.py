@@ -7,6 +7,7 @@ L tokens per trajectory, D width.
 from dataclasses import dataclass
 
 from torch import BoolTensor, FloatTensor, LongTensor
+from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 
@@ -108,3 +109,81 @@ class TrajViT2ClassifierOutput(ModelOutput):
     hidden_states: FloatTensor | None = None
     token_valid: BoolTensor | None = None
     trajectory_ids: LongTensor | None = None
+
+
+@dataclass
+class TrajVLMGroupingOutput(ModelOutput):
+    """Output of `TrajVLMGrouping`.
+
+    Attributes:
+        last_hidden_state: (C, K, D_vision) pooled patches of each trajectory.
+        trajectory_embeds: (C, K, d) the same, projected into the language model's space.
+        num_patches: (C, K) patches of the vision tower that each trajectory owns.
+        trajectory_ids: (C, T, H, W) trajectory of each patch on the segmenter's grid, -1 in padded frames.
+        trajtok_output: all that the segmenter gave.
+    """
+
+    last_hidden_state: FloatTensor | None = None
+    trajectory_embeds: FloatTensor | None = None
+    num_patches: LongTensor | None = None
+    trajectory_ids: LongTensor | None = None
+    trajtok_output: TrajTokOutput | None = None
+
+
+@dataclass
+class TrajVLMFeatures(ModelOutput):
+    """Trajectory tokens of B images or videos, cut into C chunks in all; d is the language model's width.
+
+    Attributes:
+        last_hidden_state: (C, K, D_vision) pooled patches of each chunk's trajectories, in the order of the videos.
+        pooler_output: B tensors (n_b, d): what the language model reads, chunk after chunk.
+        token_chunks: B tensors (n_b,), the chunk of its video that a token stands for.
+        token_trajectories: B tensors (n_b,), the trajectory in 0 ... K-1 of that chunk.
+        trajectory_ids: B tensors (T_b, H, W) of valid frames: trajectory of each patch on the segmenter's grid.
+    """
+
+    last_hidden_state: FloatTensor | None = None
+    pooler_output: list[FloatTensor] | None = None
+    token_chunks: list[LongTensor] | None = None
+    token_trajectories: list[LongTensor] | None = None
+    trajectory_ids: list[LongTensor] | None = None
+
+
+@dataclass
+class TrajVLMModelOutput(ModelOutput):
+    """Output of `TrajVLMModel`; what was not computed is None.
+
+    Attributes:
+        last_hidden_state: (B, S, d) states of the language model.
+        past_key_values: its cache.
+        hidden_states: its states after each layer.
+        attentions: its attention weights.
+        mm_encoder_outputs: `TrajVLMFeatures` under "image" and "video".
+    """
+
+    last_hidden_state: FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[FloatTensor, ...] | None = None
+    attentions: tuple[FloatTensor, ...] | None = None
+    mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None
+
+
+@dataclass
+class TrajVLMOutput(ModelOutput):
+    """Output of `TrajVLMForConditionalGeneration`; what was not computed is None.
+
+    Attributes:
+        loss: scalar, when ``labels`` were given.
+        logits: (B, S, vocabulary).
+        past_key_values: cache of the language model.
+        hidden_states: its states after each layer.
+        attentions: its attention weights.
+        mm_encoder_outputs: `TrajVLMFeatures` under "image" and "video".
+    """
+
+    loss: FloatTensor | None = None
+    logits: FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[FloatTensor, ...] | None = None
+    attentions: tuple[FloatTensor, ...] | None = None
+    mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None

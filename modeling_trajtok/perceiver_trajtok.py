@@ -128,6 +128,29 @@ class Membership(NamedTuple):
     num_trajectories: int
 
 
+def read_last_patches(blocks: PatchBlocks, frame_valid: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The last two patches of each clip, which every trajectory reads: their index (B, A) and features (B, A, D).
+
+    Official parity (``make_query_mask``): an empty trajectory would have nothing to read otherwise.
+
+    Args:
+        blocks: patch features of the clips.
+        frame_valid: (B, T), or None if no frame is padded.
+        device: where the index is needed.
+    """
+    grid = blocks.grid
+    num_anchors = min(2, grid.num_patches)
+    steps_back = torch.arange(num_anchors, 0, -1, device=device)
+    if frame_valid is None:
+        num_frames = 1 if grid.patches_per_frame >= num_anchors else num_anchors
+        features = blocks.read(grid.t - num_frames, grid.t)[:, -num_anchors:]
+        return (grid.num_patches - steps_back).expand(blocks.batch_size, -1), features
+    end = frame_valid.sum(dim=1, keepdim=True) * grid.patches_per_frame
+    index = (end - steps_back).clamp(min=0)
+    features = blocks.whole()
+    return index, features.gather(1, index.unsqueeze(2).expand(-1, -1, features.shape[2]))
+
+
 class PartialAttention(NamedTuple):
     """Attention over some of the keys: output (B, M, heads, head_dim) and log-sum-exp (B, M, heads), both fp32."""
 

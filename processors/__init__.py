@@ -4,6 +4,7 @@ from .decoder_backends import DecodedVideo
 from .frame_decoding import BACKEND_ORDER, decode_video, usable_backends
 from .frame_sampling import SAMPLING_STRATEGIES, sample_frame_indices
 from .processing_trajvit2 import TrajViT2Processor
+from .processing_trajvlm import TrajVLMProcessor
 from .trajectory_maps import TrajectoryMap, decode_coco_rle, encode_coco_rle
 from .video_processing_trajtok import (
     TrajTokVideoMetadata,
@@ -19,6 +20,7 @@ __all__ = [
     "TrajTokVideoMetadata",
     "TrajTokVideoProcessor",
     "TrajTokVideoProcessorKwargs",
+    "TrajVLMProcessor",
     "TrajViT2Processor",
     "TrajectoryMap",
     "VideoDecodeError",

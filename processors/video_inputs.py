@@ -40,6 +40,17 @@ def list_videos(videos: Any) -> list:
     return list(videos)
 
 
+def flatten_videos(videos: Any) -> list:
+    """One entry per video; as `list_videos`, but each entry may be a list of videos, such as those of one prompt."""
+    flat = []
+    for entry in list_videos(videos):
+        if isinstance(entry, (list, tuple)) and not _is_one_video(entry):
+            flat += flatten_videos(entry) if entry else []
+        else:
+            flat.append(entry)
+    return flat
+
+
 def _is_picture(value: Any) -> bool:
     is_array = isinstance(value, (np.ndarray, torch.Tensor))
     return (is_array and value.ndim in (2, 3)) or (hasattr(value, "__array_interface__") and not is_array)

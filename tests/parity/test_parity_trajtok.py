@@ -34,6 +34,7 @@ REQUIRED = {
     ),
     "losses": ("losses",),
     "clip": ("clip_eager", "clip_sdpa"),
+    "vlm": ("vlm_connector",),
 }
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 
@@ -169,7 +170,22 @@ def test_tokenizer_on_a_long_video(name, attention):
             assert_same(outputs.token_valid[0], golden.outputs[f"trajectory_mask_level{level}"][clip])
 
 
-@pytest.mark.parametrize("name", case_names("segmenter", "released_segmenter", "tokenizer"))
+@pytest.mark.parametrize("in_blocks", [False, True], ids=["whole", "blocks"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", case_names("vlm"))
+def test_vlm_grouping(name, attention, in_blocks):
+    golden = load_golden(name)
+    model = build(golden, attention)
+    video, features = golden.inputs["video"], golden.inputs["vision_features"]
+    with torch.no_grad() if in_blocks else nullcontext():
+        outputs = model(video, features, grid_of_features(features, video))
+    assert_same(outputs.last_hidden_state, golden.outputs["pooled"])
+    assert_same(outputs.trajectory_embeds, golden.outputs["projected"])
+    for key in ("assignment_logits", "trajectory_queries"):
+        assert_same(outputs.trajtok_output[key], golden.outputs[key])
+
+
+@pytest.mark.parametrize("name", case_names("segmenter", "released_segmenter", "tokenizer", "vlm"))
 def test_weights_convert_back_bit_for_bit(name):
     golden = load_golden(name)
     model = build(golden, "sdpa")

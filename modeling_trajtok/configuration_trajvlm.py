@@ -1,0 +1,134 @@
+"""Configuration of TrajVLM: vision tower, segmenter, connector and language model.
+
+In:   keyword arguments, or a ``config.json``
+Out:  `TrajVLMConfig`
+To:   modeling_trajvlm
+"""
+
+from typing import ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_trajtok import CheckedConfig, TrajTokConfig
+
+SIGLIP2_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 378,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+QWEN3_4B = {
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
+# The task trains the segmenter through its queries, and needs no high-resolution masks.
+SEGMENTER = {"detach_patch_features": False, "high_res_factor": None}
+VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model")
+
+
+@strict
+class TrajVLMConfig(CheckedConfig):
+    """Configuration of `TrajVLMModel` and `TrajVLMForConditionalGeneration`. The defaults are the paper's sizes.
+
+    Args:
+        vision_config: SigLIP or SigLIP2 vision tower, whose patch features are pooled (default: SigLIP2-so400m/14 at
+            378 px).
+        trajtok_config: the segmenter that says which patches belong together (default: the released sizes).
+        text_config: a causal language model of any type that Transformers has (default: Qwen3-4B).
+        image_token_id: placeholder of an image's trajectory tokens in the prompt.
+        video_token_id: placeholder of a video's trajectory tokens in the prompt.
+        frames_per_chunk: frames that are grouped together; None = the whole video is one group, so that the number of
+            tokens does not grow with its length.
+        token_selection: "all" emits `num_trajectories` tokens for each chunk, "valid" only those whose trajectory
+            owns at least one patch.
+        max_trajectory_tokens: most tokens per image or video; the trajectories with the most patches are kept.
+        num_connector_layers: perceiver layers that pool the patches of each trajectory.
+        num_connector_heads: their heads.
+        connector_mlp_ratio: hidden width of their MLPs, as a multiple of the vision tower's width.
+        projector_ratio: hidden width of the projection into the language model, as a multiple of its width.
+        segmenter_size_px: shorter side of the frames that the segmenter sees; resized from the vision tower's.
+        vision_image_mean: mean that the vision tower expects of RGB in [0, 1]; None = it gets the ImageNet-normalised
+            pixels as they are, as in the original.
+        vision_image_std: standard deviation that goes with `vision_image_mean`.
+        initializer_range: standard deviation of the connector's initial weights.
+        tie_word_embeddings: taken from `text_config`.
+    """
+
+    model_type = "trajvlm"
+    keys_to_ignore_at_inference: ClassVar = ["past_key_values", "mm_encoder_outputs"]
+    sub_configs_defaults: ClassVar = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="siglip_vision_model", init_kwargs=SIGLIP2_SO400M
+        ),
+        "trajtok_config": SubConfigSpec(config_class=TrajTokConfig, init_kwargs=SEGMENTER),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3", init_kwargs=QWEN3_4B),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    trajtok_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_id: int = 151655
+    video_token_id: int = 151656
+    frames_per_chunk: int | None = 8
+    token_selection: Literal["all", "valid"] = "all"
+    max_trajectory_tokens: int | None = None
+    num_connector_layers: int = 2
+    num_connector_heads: int = 8
+    connector_mlp_ratio: int = 4
+    projector_ratio: int = 2
+    segmenter_size_px: int = 224
+    vision_image_mean: list[float] | tuple[float, ...] | None = (0.5, 0.5, 0.5)
+    vision_image_std: list[float] | tuple[float, ...] | None = (0.5, 0.5, 0.5)
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.trajtok_config, dict):
+            self.trajtok_config = SEGMENTER | self.trajtok_config
+        for name in ("vision_image_mean", "vision_image_std"):
+            setattr(self, name, None if getattr(self, name) is None else list(getattr(self, name)))
+        super().__post_init__(**kwargs)
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+
+    def validate_architecture(self):
+        """Check the rules that involve more than one field."""
+        if self.vision_config.model_type not in VISION_TYPES:
+            raise ValueError(
+                f"TrajVLMConfig got a vision_config of type {self.vision_config.model_type}, expected one of "
+                f"{', '.join(VISION_TYPES)}."
+            )
+        width, heads = self.vision_config.hidden_size, self.num_connector_heads
+        if width % heads or (width // heads) % 4:
+            raise ValueError(
+                f"TrajVLMConfig got a vision tower of width {width} with num_connector_heads={heads}, expected the "
+                f"width to be a multiple of 4 * num_connector_heads. Try num_connector_heads={max(1, width // 64)}."
+            )
+        if self.image_token_id == self.video_token_id:
+            raise ValueError(
+                f"TrajVLMConfig got {self.image_token_id} as image_token_id and as video_token_id, expected two."
+            )
+        for name in ("frames_per_chunk", "max_trajectory_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"TrajVLMConfig got {name}={value}, expected None or at least 1.")
+        for name in ("num_connector_layers", "connector_mlp_ratio", "projector_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TrajVLMConfig got {name}={getattr(self, name)}, expected at least 1.")
+        if self.segmenter_size_px < 32:
+            raise ValueError(f"TrajVLMConfig got segmenter_size_px={self.segmenter_size_px}, expected at least 32.")
+        if (self.vision_image_mean is None) != (self.vision_image_std is None):
+            raise ValueError("TrajVLMConfig got one of vision_image_mean and vision_image_std, expected both or none.")
+
+
+__all__ = ["TrajVLMConfig"]

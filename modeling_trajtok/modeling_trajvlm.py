@@ -1,0 +1,623 @@
+"""TrajVLM: a language model that reads images and videos as trajectory tokens.
+
+In:   input_ids (B, S) with one placeholder per trajectory token; pixel_values (N, 3, H_px, W_px) of images and
+      pixel_values_videos (M, T, 3, H_px, W_px), both ImageNet-normalised; or tokens made before (mm_encoder_outputs)
+Out:  `TrajVLMOutput`
+From: processors (processing_trajvlm)     To: generation, fine-tuning
+Paper: arXiv 2602.22779     Official: siglip2_trajgroup_vision_backbone.py
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.utils import can_return_tuple
+
+from .configuration_trajvlm import TrajVLMConfig
+from .grid_ops import GridSize, expand_frame_mask, resize_patches
+from .modeling_trajtok import TrajTokSegmenterModel
+from .outputs_trajtok import TrajVLMFeatures, TrajVLMGroupingOutput, TrajVLMModelOutput, TrajVLMOutput
+from .perceiver_trajtok import Membership, PatchBlocks, TrajTokPerceiver, read_last_patches
+
+# LoRA on the language model alone: a list such as ["q_proj", "v_proj"] would match the vision tower and the segmenter.
+LORA_TARGET_MODULES = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+# Trained in full beside LoRA, and saved with the adapter.
+LORA_MODULES_TO_SAVE = ("connector",)
+# Frames that go through the vision tower at a time at inference.
+FRAMES_AT_A_TIME = 16
+
+
+class Chunks(NamedTuple):
+    """Clips cut in time: pixels (C, c, 3, H_px, W_px), valid frames (C, c), and how many chunks each video has."""
+
+    pixels: Tensor
+    frame_valid: Tensor
+    per_video: list[int]
+
+
+def cut_into_chunks(pixel_values_videos: Tensor, frame_valid: Tensor | None, frames_per_chunk: int | None) -> Chunks:
+    """Cut clips (B, T, 3, H_px, W_px) into chunks of frames; chunks without a valid frame (B, T) are left out."""
+    batch, num_frames = pixel_values_videos.shape[:2]
+    if frame_valid is None:
+        frame_valid = torch.ones(batch, num_frames, dtype=torch.bool, device=pixel_values_videos.device)
+    length = min(frames_per_chunk or num_frames, num_frames)
+    missing = -num_frames % length
+    if missing:
+        last = pixel_values_videos[:, -1:].expand(-1, missing, -1, -1, -1)
+        pixel_values_videos = torch.cat((pixel_values_videos, last), dim=1)
+    frame_valid = F.pad(frame_valid.bool(), (0, missing))
+    pixels = pixel_values_videos.unflatten(1, (-1, length)).flatten(0, 1)
+    valid = frame_valid.unflatten(1, (-1, length))
+    used = valid[..., 0]
+    return Chunks(pixels[used.flatten()], valid.flatten(0, 1)[used.flatten()], used.sum(dim=1).tolist())
+
+
+class TrajVLMProjector(nn.Module):
+    """Gated MLP into the language model's space, without biases: (..., D) -> (..., d)."""
+
+    def __init__(self, in_size: int, hidden_size: int, out_size: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(in_size, hidden_size, bias=False)
+        self.up_proj = nn.Linear(in_size, hidden_size, bias=False)
+        self.down_proj = nn.Linear(hidden_size, out_size, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., D) -> (..., d)."""
+        return self.down_proj(F.silu(self.gate_proj(states)) * self.up_proj(states))
+
+
+class TrajVLMConnector(nn.Module):
+    """Each trajectory reads its patches of the vision tower, starting from what the segmenter knows of it."""
+
+    def __init__(self, config: TrajVLMConfig):
+        super().__init__()
+        trajtok, width, text_size = (
+            config.trajtok_config,
+            config.vision_config.hidden_size,
+            config.text_config.hidden_size,
+        )
+        self.num_trajectories = trajtok.num_trajectories
+        self.query_proj = nn.Linear(trajtok.hidden_size, width)
+        self.perceiver = TrajTokPerceiver(
+            config,
+            width=width,
+            num_layers=config.num_connector_layers,
+            num_heads=config.num_connector_heads,
+            mlp_ratio=config.connector_mlp_ratio,
+            positions="grid",
+            theta=trajtok.rotary_theta,
+            eps=trajtok.layer_norm_eps,
+        )
+        self.projector = TrajVLMProjector(width, config.projector_ratio * text_size, text_size)
+
+    def forward(
+        self,
+        trajectory_queries: Tensor,
+        patch_features: Tensor,
+        trajectory_ids: Tensor,
+        grid: GridSize,
+        frame_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Pool patches by trajectory.
+
+        Args:
+            trajectory_queries: (C, K, D_seg).
+            patch_features: (C, N, D) of the vision tower.
+            trajectory_ids: (C, N) trajectory of each patch, -1 = none.
+            grid: of the N patches.
+            frame_valid: (C, T), or None if no frame is padded.
+
+        Returns:
+            Pooled states (C, K, D) and tokens (C, K, d).
+        """
+        valid = None if frame_valid is None else expand_frame_mask(frame_valid, grid)
+        blocks = PatchBlocks.from_features(patch_features, grid, grid.t, valid)
+        anchor_index, anchor_features = read_last_patches(blocks, frame_valid, trajectory_ids.device)
+        membership = Membership(
+            patch_trajectory=trajectory_ids.scatter(1, anchor_index, -1),
+            anchor_index=anchor_index,
+            anchor_features=anchor_features,
+            num_trajectories=self.num_trajectories,
+        )
+        pooled = self.perceiver(self.query_proj(trajectory_queries), blocks, membership)[-1]
+        return pooled, self.projector(pooled)
+
+
+class TrajVLMPreTrainedModel(PreTrainedModel):
+    """What the TrajVLM models share."""
+
+    config: TrajVLMConfig
+    config_class = TrajVLMConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("DINOv3ConvNextLayer", "TrajTokPerceiverLayer")
+    _skip_keys_device_placement = "past_key_values"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in Transformers; loading makes every weight trainable, so what gets no gradient is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_assignment_heads()
+        return loaded
+
+    def freeze_assignment_heads(self) -> None:
+        """Freeze what only decides which trajectory a patch belongs to: no gradient comes through an argmax."""
+        for module in self.modules():
+            if isinstance(module, TrajVLMGrouping):
+                segmenter = module.segmenter.segmenter
+                for head in (segmenter.patch_head, segmenter.trajectory_head, segmenter.assignment):
+                    head.requires_grad_(False)
+
+
+class TrajVLMGrouping(TrajVLMPreTrainedModel):
+    """Segmenter and connector: patch features of the vision tower become trajectory tokens.
+
+    The three parts of the segmenter that only decide which trajectory a patch belongs to (``patch_head``,
+    ``trajectory_head``, ``assignment``) are frozen: the decision is an argmax, through which no gradient comes. The
+    task trains the rest of it through the trajectory queries.
+    """
+
+    base_model_prefix = ""
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+
+    def __init__(self, config: TrajVLMConfig):
+        super().__init__(config)
+        self.segmenter = TrajTokSegmenterModel(config.trajtok_config)
+        self.connector = TrajVLMConnector(config)
+        self.freeze_assignment_heads()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: Tensor,
+        patch_features: Tensor,
+        patch_grid: tuple[int, int, int],
+        frame_valid: Tensor | None = None,
+    ) -> TrajVLMGroupingOutput:
+        """Group the vision tower's patches by trajectory.
+
+        Args:
+            pixel_values_videos: (C, T, 3, h_px, w_px) frames at the segmenter's resolution, ImageNet-normalised.
+            patch_features: (C, N, D) of the same frames.
+            patch_grid: (T, H, W) of ``patch_features``.
+            frame_valid: (C, T), False for padded frames; None if there are none.
+
+        Returns:
+            `TrajVLMGroupingOutput`.
+        """
+        grid = GridSize(*patch_grid)
+        segmented = self.segmenter(pixel_values_videos, frame_valid)
+        segmenter_grid = GridSize(*segmented.trajectory_ids.shape[1:])
+        ids = resize_patches(segmented.assignment_logits, segmenter_grid, (grid.h, grid.w)).argmax(dim=-1)
+        if frame_valid is not None:
+            ids = ids.masked_fill(~expand_frame_mask(frame_valid, grid), -1)
+        queries = segmented.trajectory_queries.to(patch_features.dtype)
+        pooled, tokens = self.connector(queries, patch_features, ids, grid, frame_valid)
+        patches = F.one_hot(ids + 1, self.connector.num_trajectories + 1).sum(dim=1)[:, 1:]
+        return TrajVLMGroupingOutput(
+            last_hidden_state=pooled,
+            trajectory_embeds=tokens,
+            num_patches=patches,
+            trajectory_ids=segmented.trajectory_ids,
+            trajtok_output=segmented,
+        )
+
+
+class TrajVLMModel(TrajVLMPreTrainedModel):
+    """Vision tower, grouping and language model, without the head that gives words."""
+
+    base_model_prefix = ""
+
+    def __init__(self, config: TrajVLMConfig):
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.grouping = TrajVLMGrouping(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's embeddings of words."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's embeddings of words."""
+        self.language_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: Tensor, **kwargs) -> TrajVLMFeatures:
+        """Trajectory tokens of images, which are clips of one frame.
+
+        Args:
+            pixel_values: (N, 3, H_px, W_px), ImageNet-normalised RGB.
+            **kwargs: ignored.
+
+        Returns:
+            `TrajVLMFeatures`.
+        """
+        if pixel_values.dim() != 4:
+            raise ValueError(
+                f"TrajVLM got pixel_values of shape {tuple(pixel_values.shape)}, expected (images, 3, height, width). "
+                "Pass images through TrajVLMProcessor first."
+            )
+        return self._features(pixel_values.unsqueeze(1), None)
+
+    @can_return_tuple
+    def get_video_features(
+        self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None, **kwargs
+    ) -> TrajVLMFeatures:
+        """Trajectory tokens of videos; pass the result as ``mm_encoder_outputs={"video": ...}`` to ask again.
+
+        Args:
+            pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised RGB.
+            frame_valid: (B, T), False for padded frames, which stand at the end.
+            **kwargs: ignored.
+
+        Returns:
+            `TrajVLMFeatures`.
+        """
+        if pixel_values_videos.dim() != 5:
+            raise ValueError(
+                f"TrajVLM got pixel_values_videos of shape {tuple(pixel_values_videos.shape)}, expected (videos, "
+                "frames, 3, height, width). Pass videos through TrajVLMProcessor first."
+            )
+        return self._features(pixel_values_videos, frame_valid)
+
+    def _features(self, pixels: Tensor, frame_valid: Tensor | None) -> TrajVLMFeatures:
+        if frame_valid is not None and tuple(frame_valid.shape) != tuple(pixels.shape[:2]):
+            raise ValueError(
+                f"TrajVLM got frame_valid of shape {tuple(frame_valid.shape)}, expected {tuple(pixels.shape[:2])} for "
+                f"{pixels.shape[0]} videos of {pixels.shape[1]} frames."
+            )
+        chunks = cut_into_chunks(pixels, frame_valid, self.config.frames_per_chunk)
+        step = len(chunks.pixels)
+        if not torch.is_grad_enabled():
+            step = max(1, FRAMES_AT_A_TIME // chunks.pixels.shape[1])
+        parts = [
+            self._encode_chunks(chunks.pixels[first : first + step], chunks.frame_valid[first : first + step])
+            for first in range(0, len(chunks.pixels), step)
+        ]
+        tokens, patches, ids = (
+            torch.cat([part[name] for part in parts]).split(chunks.per_video)
+            for name in ("trajectory_embeds", "num_patches", "trajectory_ids")
+        )
+        valid, num_trajectories = chunks.frame_valid.split(chunks.per_video), patches[0].shape[1]
+        kept = [self._select(count.flatten()) for count in patches]
+        return TrajVLMFeatures(
+            last_hidden_state=torch.cat([part.last_hidden_state for part in parts]),
+            pooler_output=[token.flatten(0, 1)[place] for token, place in zip(tokens, kept, strict=True)],
+            token_chunks=[place // num_trajectories for place in kept],
+            token_trajectories=[place % num_trajectories for place in kept],
+            trajectory_ids=[one[real] for one, real in zip(ids, valid, strict=True)],
+        )
+
+    def _select(self, num_patches: Tensor) -> Tensor:
+        """Which trajectories of a video become tokens, given how many patches each has (chunks * K,): their places."""
+        places = torch.arange(len(num_patches), device=num_patches.device)
+        if self.config.token_selection == "valid":
+            places = places[num_patches > 0]
+        budget = self.config.max_trajectory_tokens
+        if budget is not None and len(places) > budget:
+            largest = num_patches[places].argsort(descending=True, stable=True)[:budget]
+            places = places[largest.sort().values]
+        return places
+
+    def _encode_chunks(self, pixels: Tensor, frame_valid: Tensor) -> TrajVLMGroupingOutput:
+        """Chunks (C, c, 3, H_px, W_px) with valid frames (C, c) to trajectory tokens."""
+        features, grid = self._vision_features(pixels)
+        frame_valid = None if frame_valid.all() else frame_valid
+        return self.grouping(self._segmenter_pixels(pixels), features, grid, frame_valid, return_dict=True)
+
+    def _vision_features(self, pixels: Tensor) -> tuple[Tensor, GridSize]:
+        """Patch features (C, N, D) of the vision tower and their grid."""
+        config, (count, frames) = self.config.vision_config, pixels.shape[:2]
+        mean, std = self.config.vision_image_mean, self.config.vision_image_std
+        images = pixels.flatten(0, 1)
+        if mean is not None:
+            old_mean, old_std, new_mean, new_std = (
+                torch.tensor(values, device=images.device, dtype=images.dtype).view(3, 1, 1)
+                for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, mean, std)
+            )
+            images = (images * old_std + old_mean - new_mean) / new_std
+        images = images.to(self.vision_tower.post_layernorm.weight.dtype)
+        side = config.patch_size
+        grid = GridSize(frames, images.shape[-2] // side, images.shape[-1] // side)
+        if config.model_type == "siglip2_vision_model":
+            shape = torch.tensor([[grid.h, grid.w]], device=images.device).expand(len(images), -1)
+            patches = F.unfold(images, side, stride=side).unflatten(1, (3, side, side)).permute(0, 4, 2, 3, 1)
+            patches = patches.flatten(2)
+            inputs = {
+                "pixel_values": patches,
+                "spatial_shapes": shape,
+                "pixel_attention_mask": patches.new_ones(patches.shape[:2], dtype=torch.long),
+            }
+        else:
+            inputs = {"pixel_values": images}
+            if tuple(images.shape[-2:]) != (config.image_size, config.image_size):
+                inputs["interpolate_pos_encoding"] = True
+        # A frozen tower keeps no graph, whatever hooks make its inputs require gradients.
+        trained = torch.is_grad_enabled() and any(part.requires_grad for part in self.vision_tower.parameters())
+        with torch.set_grad_enabled(trained):
+            features = self.vision_tower(**inputs, return_dict=True).last_hidden_state
+        return features.reshape(count, -1, features.shape[2]), grid
+
+    def _segmenter_pixels(self, pixels: Tensor) -> Tensor:
+        """The same frames at the segmenter's resolution, in steps of a patch."""
+        stride = self.grouping.segmenter.segmenter.patch_encoder.stride
+        scale = self.config.segmenter_size_px / min(pixels.shape[-2:])
+        size = tuple(round(side * scale / stride) * stride for side in pixels.shape[-2:])
+        if size == tuple(pixels.shape[-2:]):
+            return pixels
+        images = F.interpolate(pixels.flatten(0, 1), size=size, mode="bilinear", align_corners=False)
+        return images.unflatten(0, tuple(pixels.shape[:2]))
+
+    def get_placeholder_mask(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor,
+        image_features: Tensor | None = None,
+        video_features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Where the tokens of images and of videos go: two masks (B, S, d).
+
+        Raises:
+            ValueError: if there are not as many places as tokens.
+        """
+        masks = []
+        for name, token_id, features in (
+            ("image", self.config.image_token_id, image_features),
+            ("video", self.config.video_token_id, video_features),
+        ):
+            if input_ids is None:
+                token = torch.tensor(token_id, device=inputs_embeds.device)
+                places = (inputs_embeds == self.get_input_embeddings()(token)).all(dim=-1)
+            else:
+                places = input_ids == token_id
+            if features is not None and int(places.sum()) != len(features):
+                raise ValueError(
+                    f"TrajVLM got a prompt with {int(places.sum())} {name} placeholders for {len(features)} "
+                    f"trajectory tokens of {name}s, expected the same number. Make the prompt with TrajVLMProcessor "
+                    "and the settings of this model (frames_per_chunk, token_selection, max_trajectory_tokens)."
+                )
+            masks.append(places.unsqueeze(-1).expand_as(inputs_embeds))
+        return tuple(masks)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        frame_valid: Tensor | None = None,
+        mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> TrajVLMModelOutput:
+        """Read prompts; arguments as in `TrajVLMForConditionalGeneration.forward`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("TrajVLM got both or neither of input_ids and inputs_embeds, expected one of them.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        self._check_length(inputs_embeds.shape[1], input_ids)
+
+        encoded = dict(mm_encoder_outputs or {})
+        given = {"image": pixel_values, "video": pixel_values_videos}
+        for name, pixels in given.items():
+            if pixels is not None and encoded.get(name) is not None:
+                raise ValueError(
+                    f"TrajVLM got {name}s as pixels and in mm_encoder_outputs, expected one of the two. Remove "
+                    f"{'pixel_values' if name == 'image' else 'pixel_values_videos'}."
+                )
+        if pixel_values is not None:
+            encoded["image"] = self.get_image_features(pixel_values, return_dict=True)
+        if pixel_values_videos is not None:
+            encoded["video"] = self.get_video_features(pixel_values_videos, frame_valid, return_dict=True)
+        inputs_embeds = self._fill_placeholders(input_ids, inputs_embeds, encoded)
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return TrajVLMModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            mm_encoder_outputs=encoded or None,
+        )
+
+    def _fill_placeholders(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor, encoded: dict[str, TrajVLMFeatures]
+    ) -> Tensor:
+        tokens = {name: torch.cat(list(features.pooler_output)) for name, features in encoded.items()}
+        if not tokens:
+            return inputs_embeds
+        masks = self.get_placeholder_mask(input_ids, inputs_embeds, tokens.get("image"), tokens.get("video"))
+        for name, mask in zip(("image", "video"), masks, strict=True):
+            if name in tokens:
+                found = tokens[name].to(inputs_embeds.device, inputs_embeds.dtype)
+                inputs_embeds = inputs_embeds.masked_scatter(mask.to(inputs_embeds.device), found)
+        return inputs_embeds
+
+    def _check_length(self, length: int, input_ids: Tensor | None) -> None:
+        limit = getattr(self.config.text_config, "max_position_embeddings", None)
+        if limit is None or length <= limit:
+            return
+        told = ""
+        if input_ids is not None:
+            visual = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
+            told = f" ({int(visual.sum(dim=1).max())} of them of images and videos)"
+        raise ValueError(
+            f"TrajVLM got a prompt of {length} tokens{told}, expected at most {limit} (max_position_embeddings of the "
+            "language model). Pass fewer frames, or set max_trajectory_tokens, token_selection='valid' or a larger "
+            "frames_per_chunk in the configuration and the processor."
+        )
+
+
+class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
+    """`TrajVLMModel` with the language model's head: answers in words."""
+
+    def __init__(self, config: TrajVLMConfig):
+        super().__init__(config)
+        self.model = TrajVLMModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        embeddings = self.model.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
+        self.post_init()
+
+    @classmethod
+    def from_components(cls, vision, trajtok, text, **settings) -> "TrajVLMForConditionalGeneration":
+        """Build a model from pretrained parts; the connector is new.
+
+        Args:
+            vision: name, path or model of a SigLIP or SigLIP2 (whole or the vision tower).
+            trajtok: name, path or model of a TrajTok (whole or segmenter).
+            text: name, path or model of a causal language model.
+            **settings: fields of `TrajVLMConfig`; above all ``image_token_id`` and ``video_token_id`` where the
+                tokenizer is not Qwen3's. A token beyond the vocabulary makes the embeddings grow.
+        """
+        vision, text = _load_vision(vision), _load(text, AutoModelForCausalLM)
+        trajtok = _load(trajtok, TrajTokSegmenterModel)
+        trajtok_config = {**trajtok.config.to_diff_dict(), "detach_patch_features": False, "high_res_factor": None}
+        config = TrajVLMConfig(
+            vision_config=vision.config.to_dict(),
+            trajtok_config=trajtok_config,
+            text_config=text.config.to_dict(),
+            **settings,
+        )
+        model = cls(config)
+        model.model.vision_tower.load_state_dict(vision.state_dict())
+        wanted = model.model.grouping.segmenter.segmenter.state_dict()
+        segmenter = {name: value for name, value in trajtok.segmenter.state_dict().items() if name in wanted}
+        model.model.grouping.segmenter.segmenter.load_state_dict(segmenter)
+        model.model.language_model.load_state_dict(text.base_model.state_dict())
+        model.lm_head.load_state_dict({"weight": text.get_output_embeddings().weight.data})
+        model.tie_weights()
+        needed = max(config.image_token_id, config.video_token_id) + 1
+        if needed > config.text_config.vocab_size:
+            model.resize_token_embeddings(needed)
+        return model
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values: Tensor, **kwargs) -> TrajVLMFeatures:
+        """As `TrajVLMModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, return_dict=True)
+
+    @can_return_tuple
+    def get_video_features(
+        self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None, **kwargs
+    ) -> TrajVLMFeatures:
+        """As `TrajVLMModel.get_video_features`."""
+        return self.model.get_video_features(pixel_values_videos, frame_valid, return_dict=True)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        frame_valid: Tensor | None = None,
+        mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs,
+    ) -> TrajVLMOutput:
+        """Predict the words of prompts.
+
+        Args:
+            input_ids: (B, S), with one placeholder for each trajectory token.
+            attention_mask: (B, S), 0 for padding on either side.
+            position_ids: (B, S), default: counted by the language model.
+            past_key_values: cache of earlier calls.
+            inputs_embeds: (B, S, d) instead of ``input_ids``.
+            pixel_values: (N, 3, H_px, W_px) the images of all prompts, in their order.
+            pixel_values_videos: (M, T, 3, H_px, W_px) the videos of all prompts, in their order.
+            frame_valid: (M, T), False for padded frames.
+            mm_encoder_outputs: what `get_image_features` and `get_video_features` gave, under "image" and "video".
+            labels: (B, S) the prompt's tokens where they are to be learnt, elsewhere -100.
+            use_cache: return a cache.
+            logits_to_keep: only the last so many logits (0 = all), or those at these places.
+            **kwargs: what else the language model and the loss take.
+
+        Returns:
+            `TrajVLMOutput`.
+
+        Raises:
+            ValueError: for prompts that do not fit the images, the videos or the language model's context.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            frame_valid=frame_valid,
+            mm_encoder_outputs=mm_encoder_outputs,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return TrajVLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            mm_encoder_outputs=outputs.mm_encoder_outputs,
+        )
+
+
+def _load(source, auto_class) -> PreTrainedModel:
+    return source if isinstance(source, PreTrainedModel) else auto_class.from_pretrained(source, dtype=torch.float32)
+
+
+def _load_vision(source) -> PreTrainedModel:
+    """The vision tower of a SigLIP, given as itself, or inside a model or folder of image and text."""
+    if isinstance(source, PreTrainedModel):
+        return getattr(source, "vision_model", source)
+    config = AutoConfig.from_pretrained(source)
+    config = getattr(config, "vision_config", config)
+    return MODEL_MAPPING[type(config)].from_pretrained(source, config=config, dtype=torch.float32)
+
+
+__all__ = [
+    "LORA_MODULES_TO_SAVE",
+    "LORA_TARGET_MODULES",
+    "TrajVLMForConditionalGeneration",
+    "TrajVLMGrouping",
+    "TrajVLMModel",
+    "TrajVLMPreTrainedModel",
+]

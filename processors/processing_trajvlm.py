@@ -1,0 +1,318 @@
+"""TrajVLMProcessor: a conversation with images and videos in, what `TrajVLMForConditionalGeneration` reads out.
+
+In:   text with one placeholder per image or video (`apply_chat_template` writes it), images, videos
+Out:  input_ids with one placeholder per trajectory token, attention_mask; pixel_values, pixel_values_videos and
+      frame_valid; or, with a `trajectory_model`, the trajectory tokens themselves (mm_encoder_outputs)
+To:   modeling_trajvlm
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin, SiglipImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN as IMAGENET_MEAN
+from transformers.image_utils import IMAGENET_DEFAULT_STD as IMAGENET_STD
+from transformers.image_utils import PILImageResampling, make_flat_list_of_images
+from transformers.processing_utils import MultiModalData, ProcessingKwargs
+
+from .tokenizer_reference import TokenizerReference
+from .video_inputs import flatten_videos
+from .video_processing_trajtok import TrajTokVideoProcessor
+
+# The conversation format of Qwen3's instruction models, with places for images and videos.
+CHAT_TEMPLATE = (
+    "{%- macro render(content) -%}"
+    "{%- if content is string -%}{{- content -}}{%- else -%}{%- for part in content -%}"
+    "{%- if part['type'] == 'image' -%}<|vision_start|>IMAGE_TOKEN<|vision_end|>"
+    "{%- elif part['type'] == 'video' -%}<|vision_start|>VIDEO_TOKEN<|vision_end|>"
+    "{%- elif part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}{%- endmacro -%}"
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\n' -}}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- render(message['content']) + '<|im_end|>' -}}{%- endgeneration -%}{{- '\n' -}}"
+    "{%- else -%}{{- render(message['content']) + '<|im_end|>\n' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+# Tokenizers without a limit say something like 1e30.
+NO_LIMIT = 1e9
+
+
+class TrajVLMProcessorKwargs(ProcessingKwargs, total=False):
+    """Prompts of a batch are padded on the left, where generation wants the padding."""
+
+    _defaults = {  # noqa: RUF012 - read by Transformers
+        "text_kwargs": {"padding": True, "padding_side": "left", "return_token_type_ids": False}
+    }
+
+
+class TrajVLMProcessor(ProcessorMixin):
+    """An image processor, a `TrajTokVideoProcessor` and the language model's tokenizer.
+
+    The prompt gets exactly as many placeholders as the model makes tokens. That number follows from the number of
+    frames as long as the model emits a fixed number of tokens per chunk; where it depends on what is seen
+    (``token_selection="valid"``), set `trajectory_model`: the processor then returns the tokens themselves.
+
+    Args:
+        image_processor: resizes and normalises images as the video processor does frames.
+        video_processor: a `TrajTokVideoProcessor`.
+        tokenizer: of the language model, with the two placeholder tokens.
+        chat_template: Jinja template; default: Qwen's format.
+        image_token: placeholder of an image.
+        video_token: placeholder of a video.
+        num_trajectories: K of the model's segmenter.
+        frames_per_chunk: of the model's configuration.
+        token_selection: of the model's configuration.
+        max_trajectory_tokens: of the model's configuration.
+        use_timestamps: write the time of each chunk into the prompt, before its tokens.
+    """
+
+    valid_processor_kwargs = TrajVLMProcessorKwargs
+    skip_tensor_conversion = ("video_metadata", "image_features", "video_features")
+
+    def __init__(
+        self,
+        image_processor=None,
+        video_processor=None,
+        tokenizer=None,
+        chat_template: str | None = None,
+        image_token: str = "<|image_pad|>",
+        video_token: str = "<|video_pad|>",
+        num_trajectories: int = 128,
+        frames_per_chunk: int | None = 8,
+        token_selection: Literal["all", "valid"] = "all",
+        max_trajectory_tokens: int | None = None,
+        use_timestamps: bool = False,
+        **kwargs,
+    ):
+        self.image_token, self.video_token = image_token, video_token
+        self.num_trajectories, self.frames_per_chunk = num_trajectories, frames_per_chunk
+        self.token_selection, self.max_trajectory_tokens = token_selection, max_trajectory_tokens
+        self.use_timestamps = use_timestamps
+        vocabulary = tokenizer.get_vocab()
+        for token in (image_token, video_token):
+            if token not in vocabulary:
+                raise ValueError(
+                    f"The tokenizer has no token {token!r}, expected the placeholders of images and videos. Add them: "
+                    f"tokenizer.add_tokens([{image_token!r}, {video_token!r}], special_tokens=True)."
+                )
+        self.image_token_id, self.video_token_id = vocabulary[image_token], vocabulary[video_token]
+        if chat_template is None:
+            chat_template = CHAT_TEMPLATE.replace("IMAGE_TOKEN", image_token).replace("VIDEO_TOKEN", video_token)
+        super().__init__(image_processor, video_processor, tokenizer, chat_template=chat_template, **kwargs)
+        self._trajectory_model = None
+
+    @classmethod
+    def from_model_config(cls, config, tokenizer, **settings) -> "TrajVLMProcessor":
+        """The processor that fits a model.
+
+        Args:
+            config: its `TrajVLMConfig`.
+            tokenizer: of its language model.
+            **settings: what else is wanted: ``num_frames`` and others of `TrajTokVideoProcessor`, ``use_timestamps``,
+                ``chat_template``.
+        """
+        side = config.vision_config.image_size if hasattr(config.vision_config, "image_size") else 384
+        size = {"height": side, "width": side}
+        own = {name: settings.pop(name) for name in ("use_timestamps", "chat_template") if name in settings}
+        images = SiglipImageProcessor(
+            size=size, resample=PILImageResampling.BICUBIC, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
+        )
+        return cls(
+            images,
+            TrajTokVideoProcessor(**{"size": size, **settings}),
+            tokenizer,
+            image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
+            video_token=tokenizer.convert_ids_to_tokens(config.video_token_id),
+            num_trajectories=config.trajtok_config.num_trajectories,
+            frames_per_chunk=config.frames_per_chunk,
+            token_selection=config.token_selection,
+            max_trajectory_tokens=config.max_trajectory_tokens,
+            **own,
+        )
+
+    @property
+    def trajectory_model(self) -> PreTrainedModel | None:
+        """The TrajVLM that makes the tokens inside the processor; None = calls return pixels. It is not saved."""
+        return None if self._trajectory_model is None else self._trajectory_model.load()
+
+    @trajectory_model.setter
+    def trajectory_model(self, model: PreTrainedModel | str | os.PathLike | None) -> None:
+        self._trajectory_model = None if model is None else TokenizerReference(model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, without the trajectory model."""
+        settings = super().to_dict()
+        for name in ("_trajectory_model", "image_token_id", "video_token_id"):
+            settings.pop(name, None)
+        return settings
+
+    def __call__(self, images=None, text=None, videos=None, **kwargs) -> BatchFeature:
+        """Turn prompts with their images and videos into tensors.
+
+        Args:
+            images: pictures, paths or URLs of all prompts, in their order; flat or a list for each prompt.
+            text: a prompt or a list of prompts with placeholders; `apply_chat_template` writes them.
+            videos: anything that `TrajTokVideoProcessor` takes, in the order of the placeholders.
+            **kwargs: settings of tokenizer, image and video processor, and ``return_tensors``.
+
+        Returns:
+            ``input_ids``, ``attention_mask``, and ``pixel_values``, ``pixel_values_videos`` with ``frame_valid``, or
+            with a `trajectory_model` ``mm_encoder_outputs``.
+
+        Raises:
+            ValueError: placeholders and images or videos that do not match, an empty prompt, a prompt that does not
+                fit the language model, or files that cannot be read.
+        """
+        inputs = super().__call__(images=images, text=text, videos=videos, **kwargs)
+        features = {name: inputs.pop(f"{name}_features", None) for name in ("image", "video")}
+        features = {name: value for name, value in features.items() if value is not None}
+        if features:
+            inputs["mm_encoder_outputs"] = features
+        if text is not None:
+            self._check_length(inputs["input_ids"])
+        return inputs
+
+    def apply_chat_template(self, conversation, *args, **kwargs):
+        """As in Transformers; a question of the user without a word is an error."""
+        conversations = [conversation] if isinstance(conversation[0], dict) else conversation
+        for messages in conversations:
+            for message in messages:
+                content = message.get("content") or ""
+                said = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+                if message["role"] == "user" and not said.strip():
+                    raise ValueError(
+                        "Got an empty question, expected a user message with some text. Add "
+                        '{"type": "text", "text": "Describe the video."} to its content.'
+                    )
+        return super().apply_chat_template(conversation, *args, **kwargs)
+
+    def validate_inputs(self, images=None, text=None, videos=None, **kwargs) -> None:
+        """Every placeholder has its image or video, and the other way round."""
+        if text is None:
+            if images is None and videos is None:
+                raise ValueError("TrajVLMProcessor got no input, expected text, images or videos.")
+            return
+        if any(not isinstance(sample, str) for sample in text):
+            raise ValueError("TrajVLMProcessor got text that is no string, expected prompts.")
+        counts = {
+            "image": (self.image_token, 0 if images is None else len(make_flat_list_of_images(images))),
+            "video": (self.video_token, 0 if videos is None else len(flatten_videos(videos))),
+        }
+        for name, (token, given) in counts.items():
+            wanted = [sample.count(token) for sample in text]
+            if sum(wanted) != given:
+                raise ValueError(
+                    f"TrajVLMProcessor got {given} {name}s for {sum(wanted)} placeholders {token} (per prompt: "
+                    f"{wanted}), expected one for each. Write prompts with apply_chat_template and "
+                    f'{{"type": "{name}"}} entries, or put {token} where a {name} belongs.'
+                )
+        for sample in text:
+            if not sample.replace(self.image_token, "").replace(self.video_token, "").strip():
+                raise ValueError("TrajVLMProcessor got a prompt without a word, expected a question. Add text to it.")
+
+    # --- how many tokens ---------------------------------------------------------------------------------------------
+
+    def _process_images(self, images, **kwargs) -> tuple[dict, list[str]]:
+        processed = self.image_processor(images, **kwargs)
+        counts = self._fixed_counts([1] * len(make_flat_list_of_images(images)))
+        if self._trajectory_model is not None:
+            model, pixels = self.trajectory_model, torch.as_tensor(processed["pixel_values"])
+            with torch.no_grad():
+                features = model.get_image_features(pixels.to(model.device, model.dtype), return_dict=True)
+            processed = {"image_features": features}
+            counts = self._found_counts(features)
+        return processed, [self.image_token * sum(self._known(count)) for count in counts]
+
+    def _process_videos(self, videos, **kwargs) -> tuple[dict, list[str]]:
+        processed = self.video_processor(flatten_videos(videos), **{**kwargs, "return_metadata": True})
+        frame_valid, metadata = torch.as_tensor(processed["frame_valid"]), processed["video_metadata"]
+        length = self._frames_per_chunk(frame_valid.shape[1])
+        counts = self._fixed_counts([-(-int(frames) // length) for frames in frame_valid.sum(dim=1)])
+        if self._trajectory_model is not None:
+            model, pixels = self.trajectory_model, torch.as_tensor(processed["pixel_values_videos"])
+            with torch.no_grad():
+                features = model.get_video_features(
+                    pixels.to(model.device, model.dtype), frame_valid.to(model.device), return_dict=True
+                )
+            processed = {"video_features": features, "video_metadata": metadata}
+            counts = self._found_counts(features)
+        replacements = [
+            self._video_placeholders(count, one, length) for count, one in zip(counts, metadata, strict=True)
+        ]
+        return processed, replacements
+
+    def _frames_per_chunk(self, num_frames: int) -> int:
+        return min(self.frames_per_chunk or num_frames, num_frames)
+
+    def _fixed_counts(self, num_chunks: Sequence[int]) -> list[list[int] | None]:
+        """Tokens per chunk of each image or video, where they do not depend on what is seen; else None."""
+        if self.token_selection == "valid":
+            return [None] * len(num_chunks)
+        counts = [[self.num_trajectories] * chunks for chunks in num_chunks]
+        budget = self.max_trajectory_tokens
+        return [count if budget is None or sum(count) <= budget else [budget] for count in counts]
+
+    @staticmethod
+    def _found_counts(features) -> list[list[int]]:
+        return [chunks.bincount().tolist() for chunks in features.token_chunks]
+
+    def _known(self, counts: list[int] | None) -> list[int]:
+        if counts is None:
+            raise ValueError(
+                "TrajVLMProcessor has token_selection='valid' and no trajectory_model, expected one: how many "
+                "trajectories there are is known only to the model. Set processor.trajectory_model = model."
+            )
+        return counts
+
+    def _video_placeholders(self, counts: list[int] | None, metadata, length: int) -> str:
+        counts = self._known(counts)
+        if not self.use_timestamps:
+            return self.video_token * sum(counts)
+        times_s = metadata["frame_times_s"]
+        if times_s is None:
+            raise ValueError(
+                "TrajVLMProcessor has use_timestamps=True, but the frames of a video in memory have no times. Pass "
+                'video_metadata=[{"fps": ...}], or use_timestamps=False.'
+            )
+        if len(counts) * length < len(times_s):
+            raise ValueError(
+                f"TrajVLMProcessor has use_timestamps=True and max_trajectory_tokens={self.max_trajectory_tokens}: "
+                "which chunks keep their tokens is known only to the model. Set processor.trajectory_model = model."
+            )
+        chunks = [times_s[first : first + length] for first in range(0, len(times_s), length)]
+        return "".join(
+            f"<{times[0]:.1f}-{times[-1]:.1f} seconds>" + self.video_token * count
+            for times, count in zip(chunks, counts, strict=False)
+        )
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, video_sizes=None, **kwargs) -> MultiModalData:
+        """Tokens of images (height, width) and videos (frames, height, width), for servers that plan ahead."""
+        data = {}
+        if image_sizes is not None:
+            data["num_image_tokens"] = [sum(self._known(one)) for one in self._fixed_counts([1] * len(image_sizes))]
+            data["num_image_patches"] = [1] * len(image_sizes)
+        if video_sizes is not None:
+            chunks = [-(-frames // self._frames_per_chunk(frames)) for frames, _, _ in video_sizes]
+            data["num_video_tokens"] = [sum(self._known(one)) for one in self._fixed_counts(chunks)]
+        return MultiModalData(**data)
+
+    def _check_length(self, input_ids) -> None:
+        limit = self.tokenizer.model_max_length
+        lengths = [len(row) for row in input_ids]
+        if limit > NO_LIMIT or max(lengths) <= limit:
+            return
+        longest = list(input_ids[lengths.index(max(lengths))])
+        visual = sum(longest.count(token) for token in (self.image_token_id, self.video_token_id))
+        raise ValueError(
+            f"TrajVLMProcessor got a prompt of {max(lengths)} tokens ({visual} of them of images and videos), "
+            f"expected at most {limit} (tokenizer.model_max_length). Pass fewer frames (num_frames), or set "
+            "max_trajectory_tokens, token_selection='valid' or a larger frames_per_chunk in the model's configuration "
+            "and in the processor."
+        )
+
+
+__all__ = ["TrajVLMProcessor"]
