@@ -1,20 +1,226 @@
-"""What every training loop needs: which views a step reads, the run's folder, the optimizer and its rate.
+"""The training loop and what it needs: which views a step reads, the run's folder, the optimizer and its rate.
 
-In:   a recipe, an Accelerator
+In:   a recipe; a module that computes losses; views; how to evaluate and to save a model
+Out:  a folder with a log, resumable checkpoints and the final model
 To:   train_trajtok.py, train_trajvit2.py
+
+A script parses its arguments with `run_script`, and its ``train`` makes an Accelerator with `build_accelerator`, then
+hands what is its own to `run_training`.
 """
 
+import argparse
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from transformers import PreTrainedModel
 
-from .recipe import LoopRecipe
+from .clip_cache import ClipCache, open_clips
+from .recipe import LoopRecipe, Recipe, load_recipe
+
+
+def run_script(
+    description: str,
+    recipe_type: type[Recipe],
+    train: Callable[[Recipe, Path, Path, str], dict[str, float]],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line of a training script and train.
+
+    Args:
+        description: printed by ``--help``.
+        recipe_type: the dataclass of the script's recipes.
+        train: called with the recipe, the run's folder, the folder for decoded clips and the mixed precision.
+        argv: the arguments, default those of the process.
+
+    Returns:
+        The exit status: 0, or 1 after an error of one line.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, required=True, help="YAML file, see examples/recipes")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--cache", type=Path, help="folder for decoded clips (default: OUT/clips)")
+    parser.add_argument("--mixed-precision", choices=["no", "fp16", "bf16"], default="no")
+    parser.add_argument("changes", nargs="*", help="fields of the recipe, such as num_steps=10 or train.seed=3")
+    arguments = parser.parse_args(argv)
+    try:
+        recipe = load_recipe(recipe_type, arguments.recipe, arguments.changes)
+        train(recipe, arguments.out, arguments.cache or arguments.out / "clips", arguments.mixed_precision)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def build_accelerator(recipe: LoopRecipe, mixed_precision: str, *, every_step_trains_all: bool = True) -> Accelerator:
+    """An Accelerator for the recipe; random numbers start at the recipe's seed.
+
+    Args:
+        recipe: of the run.
+        mixed_precision: "no", "fp16" or "bf16".
+        every_step_trains_all: False if some steps do not reach every weight.
+    """
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision,
+        gradient_accumulation_steps=recipe.accumulation_steps,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not every_step_trains_all)],
+    )
+    set_seed(recipe.seed)
+    return accelerator
+
+
+def training_clips(recipe: LoopRecipe, cache: Path) -> ClipCache:
+    """The clips of a recipe with ``train`` and ``size_px``; call it on the main process first."""
+    return ClipCache(
+        open_clips(recipe.train, recipe.size_px),
+        cache,
+        num_frames=recipe.train.num_frames,
+        size_px=recipe.size_px,
+        skip_bad=recipe.train.skip_bad,
+    )
+
+
+def losses_of_module(module: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """For modules that return their losses by name."""
+    return module(**batch)
+
+
+def run_training(
+    recipe: LoopRecipe,
+    accelerator: Accelerator,
+    out: Path,
+    *,
+    module: nn.Module,
+    model: PreTrainedModel,
+    clips: ClipCache,
+    views: Dataset,
+    evaluate: Callable[[PreTrainedModel], dict[str, float]],
+    save_final: Callable[[PreTrainedModel, Path], None],
+    losses_of: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] = losses_of_module,
+    collate: Callable[[Sequence[dict]], dict[str, Tensor]] | None = None,
+    ema_decay: float = 0.0,
+    shown_score: str = "",
+) -> dict[str, float]:
+    """Train from the newest checkpoint of the run, or from the start, to the recipe's last step.
+
+    Args:
+        recipe: steps, rates and sizes.
+        accelerator: of `build_accelerator`.
+        out: folder of the run.
+        module: computes the losses; not yet prepared.
+        model: what is optimised, evaluated and saved: ``module`` or a part of it.
+        clips: of `training_clips`; those that could not be read are counted at the end.
+        views: number of a view -> what ``collate`` stacks.
+        evaluate: model -> scores; called on every process, those of the main process are logged.
+        save_final: writes the model into a folder; called on the main process.
+        losses_of: prepared module and batch -> losses by name, each a scalar; "loss" is what is minimised.
+        collate: views -> a batch of tensors by name; None stacks them.
+        ema_decay: of averaged weights, which are then evaluated and saved; 0 = the weights as they are.
+        shown_score: the score that the progress bar shows.
+
+    Returns:
+        The last scores of this run, as ``evaluate`` returned them.
+
+    Raises:
+        ValueError: for a batch that the processes cannot share, or a loss that is not finite.
+    """
+    optimizer = build_optimizer(model, recipe)
+    module, optimizer = accelerator.prepare(module, optimizer)
+    averaged = None
+    if ema_decay:
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        accelerator.register_for_checkpointing(averaged)
+    judged = model if averaged is None else averaged.module
+    folder = RunFolder(out, accelerator)
+    first_step = folder.resume()
+    loader = DataLoader(
+        views,
+        batch_sampler=StepBatches(recipe, accelerator, first_step),
+        collate_fn=collate,
+        num_workers=recipe.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+        persistent_workers=recipe.num_workers > 0,
+    )
+    batches = iter(loader)
+    progress = tqdm(
+        range(first_step, recipe.num_steps),
+        initial=first_step,
+        total=recipe.num_steps,
+        desc="training",
+        unit="step",
+        disable=not accelerator.is_main_process,
+    )
+    scores = {}
+    module.train()
+    for step in progress:
+        started = time.perf_counter()
+        rate = set_learning_rate(optimizer, step, recipe)
+        totals = {}
+        for _ in range(recipe.accumulation_steps):
+            batch = {name: value.to(accelerator.device) for name, value in next(batches).items()}
+            with accelerator.accumulate(module):
+                losses = losses_of(module, batch)
+                accelerator.backward(losses["loss"])
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(module.parameters(), recipe.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.detach() / recipe.accumulation_steps
+        if averaged is not None:
+            averaged.update_parameters(model)
+        means = accelerator.reduce(torch.stack(list(totals.values())), reduction="mean").tolist()
+        values = dict(zip(totals, means, strict=True))
+        if not math.isfinite(values["loss"]):
+            raise ValueError(
+                f"The loss is {values['loss']} at step {step + 1}. Lower learning_rate or max_grad_norm; the run can "
+                f"be continued from step {folder.last_step()} in {out}."
+            )
+        extras = {"learning_rate": rate, "grad_norm": float(norm), "seconds": time.perf_counter() - started}
+        folder.log(step + 1, {**values, **extras})
+        shown = values | ({shown_score: scores[shown_score]} if shown_score in scores else {})
+        progress.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
+
+        finished = step + 1
+        if finished % recipe.evaluate_every == 0 or finished == recipe.num_steps:
+            scores = evaluate(judged)
+            folder.log(finished, {f"held_out/{name}": value for name, value in scores.items()})
+            if accelerator.is_main_process:
+                tqdm.write(f"step {finished}: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+            accelerator.wait_for_everyone()
+        if finished % recipe.checkpoint_every == 0 or finished == recipe.num_steps:
+            folder.save(finished)
+    if accelerator.is_main_process:
+        save_final(judged, out / "final")
+        tqdm.write(f"saved {out / 'final'}; {clips.num_bad} clips could not be read")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return scores
+
+
+def save_half_precision(model: PreTrainedModel, folder: Path, processor: Any) -> None:
+    """Save a model and its processor for `from_pretrained`; stored in half precision, loaded and computed in single.
+
+    The model itself is in half precision afterwards.
+    """
+    model.to(torch.float16).save_pretrained(folder)
+    model.config.dtype = torch.float32
+    model.config.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 class StepBatches:
