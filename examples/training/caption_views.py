@@ -24,8 +24,9 @@ from worlds import (
 
 from .clip_cache import ClipCache
 from .frozen_features import FrozenFeatures
+from .pixels import normalise, pixels_of
 from .recipe import TrajViT2Recipe
-from .segmentation_views import IMAGENET_MEAN, IMAGENET_STD, consecutive
+from .segmentation_views import consecutive
 
 NOBODY = -1
 
@@ -59,8 +60,7 @@ class CaptionViews(Dataset):
         if self.features is not None:
             example |= self.features.read(clip, chosen)
         else:
-            pixels = torch.from_numpy(frames[chosen]).permute(0, 3, 1, 2).float() / 255
-            example["pixel_values_videos"] = (pixels - IMAGENET_MEAN) / IMAGENET_STD
+            example["pixel_values_videos"] = normalise(pixels_of(frames[chosen]))
         return example
 
     def _texts(self, metadata: dict, ids: np.ndarray, is_image: bool, rng: np.random.Generator) -> dict:

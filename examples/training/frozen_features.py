@@ -15,7 +15,7 @@ from tqdm import tqdm
 from modeling_trajtok import TrajTokModel
 
 from .clip_cache import ClipCache
-from .segmentation_views import IMAGENET_MEAN, IMAGENET_STD
+from .pixels import normalise, pixels_of
 
 
 class FrozenFeatures:
@@ -46,9 +46,7 @@ class FrozenFeatures:
         for first in range(0, len(todo), batch_size):
             batch = todo[first : first + batch_size]
             frames = np.stack([self.clips[self.clips.position_of(index)][0] for index in batch])
-            pixels = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float() / 255
-            pixels = ((pixels - IMAGENET_MEAN) / IMAGENET_STD).to(model.device)
-            output = model(pixels)
+            output = model(normalise(pixels_of(frames)).to(model.device))
             self.features[batch] = output.patch_features.half().cpu().view(len(batch), *self.features.shape[1:])
             self.ids[batch] = output.trajectory_ids.cpu().short()
             self.done[batch] = 1

@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .clip_cache import ClipCache
-
-IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+from .pixels import normalise, pixels_of
 
 
 class SegmentationViews(Dataset):
@@ -41,7 +39,7 @@ class SegmentationViews(Dataset):
         rng = np.random.default_rng([self.seed, 1, view])
 
         chosen = self._choose_frames(len(frames), rng)
-        pixels = torch.from_numpy(frames[chosen]).permute(0, 3, 1, 2).float() / 255
+        pixels = pixels_of(frames[chosen])
         labels = torch.from_numpy(ids[chosen].astype(np.int64))
         pixels, labels = self._crop(pixels, labels, rng)
         for axis in (-1, -2):
@@ -49,7 +47,7 @@ class SegmentationViews(Dataset):
                 pixels, labels = pixels.flip(axis), labels.flip(axis)
         pixels = self._recolour(pixels, rng)
         return {
-            "pixel_values_videos": (pixels - IMAGENET_MEAN) / IMAGENET_STD,
+            "pixel_values_videos": normalise(pixels),
             "trajectory_labels": consecutive(labels),
         }
 
