@@ -22,7 +22,7 @@ from skimage.segmentation import slic
 from tqdm import tqdm
 from training.clip_cache import WorldClips
 from trajectory_data import ClipRecord, open_dataset
-from worlds import WorldConfig
+from worlds import DIFFICULTIES, WorldConfig
 
 from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layout", default="auto")
     parser.add_argument("--max-frames", type=int, default=24, help="frames per clip, evenly spaced")
     parser.add_argument("--worlds", type=int, default=64, help="how many held-out worlds, when no folder is given")
-    parser.add_argument("--difficulty", default="default", choices=["easy", "default", "hard"])
+    parser.add_argument("--difficulty", default="default", choices=list(DIFFICULTIES))
     parser.add_argument("--model", default=str(CHECKPOINT), help="folder or Hub name of a TrajTokModel")
     parser.add_argument("--size", type=int, help="height and width in pixels that the model sees")
     parser.add_argument("--out", type=Path, help="JSON file for the record")

@@ -1,22 +1,33 @@
-"""A WordPiece vocabulary learnt from captions.
+"""A WordPiece vocabulary learnt from what is said about clips.
 
-In:   the metadata of clips: captions; of worlds also the objects
-Out:  a `BertTokenizer`
-To:   train_trajvit2.py
+In:   the metadata of clips: captions, questions, messages; of worlds also the objects
+Out:  a `BertTokenizer` for a text tower, or the tokenizer of a language model that talks
+To:   train_trajvit2.py, train_trajvlm.py
 
 Whole words by their frequency, and every letter, so that words that were never seen can still be written. The trainer
 of the `tokenizers` library is not used because it orders equal frequencies at random, and a run must be repeatable.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from transformers import BertTokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 from worlds import COLOURS, MATERIALS, OBJECT_MOTIONS, SHAPES, summary_caption
 
 from .caption_views import world_objects
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CHAT_TOKENS = (
+    "<pad>",
+    "<unk>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -26,19 +37,38 @@ def learn_tokenizer(metadata: Iterable[dict], vocabulary_size: int, max_length: 
     Raises:
         ValueError: if there is no room for letters and a word.
     """
-    letters = [*SPECIAL_TOKENS, *CHARACTERS, *(f"##{character}" for character in CHARACTERS)]
+    pieces = _pieces(_texts(metadata), SPECIAL_TOKENS, vocabulary_size)
+    return BertTokenizer(vocab=pieces, model_max_length=max_length)
+
+
+def learn_chat_tokenizer(metadata: Iterable[dict], vocabulary_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """As `learn_tokenizer`, with the special tokens of a conversation in place of a text tower's."""
+    pieces = _pieces(_spoken(metadata), CHAT_TOKENS, vocabulary_size)
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=list(CHAT_TOKENS[2:]),
+        model_max_length=max_length,
+    )
+
+
+def _pieces(texts: Iterable[str], special: Sequence[str], vocabulary_size: int) -> dict[str, int]:
+    """Special tokens, letters and the most frequent words, numbered."""
+    letters = [*special, *CHARACTERS, *(f"##{character}" for character in CHARACTERS)]
     if vocabulary_size <= len(letters):
         raise ValueError(f"vocabulary_size={vocabulary_size}, expected more than the {len(letters)} letters.")
-    splitter = BertTokenizer(vocab={token: number for number, token in enumerate(letters)}).backend_tokenizer
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     counts = Counter()
-    for text in _texts(metadata):
-        counts.update(
-            word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(splitter.normalizer.normalize_str(text))
-        )
+    for text in texts:
+        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     words = sorted((word for word in counts if word not in letters), key=lambda word: (-counts[word], word))
-    pieces = [*letters, *words[: vocabulary_size - len(letters)]]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    return BertTokenizer(vocab=vocabulary, model_max_length=max_length)
+    return {piece: number for number, piece in enumerate([*letters, *words[: vocabulary_size - len(letters)]])}
 
 
 def _texts(metadata: Iterable[dict]) -> Iterator[str]:
@@ -47,3 +77,12 @@ def _texts(metadata: Iterable[dict]) -> Iterator[str]:
         yield from values.get("captions") or [values["caption"]]
         if objects := world_objects(values):
             yield summary_caption(objects)
+
+
+def _spoken(metadata: Iterable[dict]) -> Iterator[str]:
+    yield " ".join(("user", "assistant", "system", *COLOURS, *SHAPES, *OBJECT_MOTIONS))
+    for values in metadata:
+        yield from values.get("captions", [])
+        yield from (message["content"] for message in values.get("messages", []))
+        for question in values.get("questions", []):
+            yield from (question["question"], *question["choices"])

@@ -2,7 +2,7 @@
 
 In:   a YAML file and ``key=value`` changes from the command line
 Out:  a recipe dataclass, checked
-To:   train_trajtok.py, train_trajvit2.py
+To:   train_trajtok.py, train_trajvit2.py, train_trajvlm.py
 """
 
 import difflib
@@ -23,7 +23,7 @@ class ClipSource:
     Attributes:
         path: folder of videos with masks, in any layout that `trajectory_data.open_dataset` reads.
         layout: its layout, "auto" to find out.
-        difficulty: of the worlds: "easy", "default" or "hard".
+        difficulty: of the worlds: "easy", "eventful", "default" or "hard".
         seed: of the worlds.
         num_clips: how many worlds, or the most files that are used (0 = all).
         num_frames: frames kept of each clip.
@@ -140,6 +140,52 @@ class TrajViT2Recipe(LoopRecipe):
     trajectory_text_weight: float = 1.0
     segmentation: bool = True
     ema_decay: float = 0.0
+
+
+@dataclass
+class TrajVLMRecipe(LoopRecipe):
+    """Training of a TrajVLM on captions or instructions. Sizes in frames, pixels and clips.
+
+    Attributes:
+        model: keywords of `TrajVLMConfig`; without checkpoints, its parts start from random weights.
+        trajtok_checkpoint: folder or Hub name of a TrajTok or TrajViT2 model whose segmenter is taken.
+        vision_checkpoint: folder or Hub name of a SigLIP or SigLIP2 model.
+        text_checkpoint: folder or Hub name of a causal language model, with its tokenizer.
+        initial_checkpoint: folder or Hub name of a whole TrajVLM to start from, with its processor.
+        train: clips with captions, questions or messages.
+        held_out: worlds to be judged on.
+        stage: "captions" asks for descriptions, "instructions" asks the clips' questions. Clips with messages of
+            their own are not affected.
+        size_px: height and width of the frames.
+        num_frames: T of a training view.
+        questions_per_clip: turns of a conversation about a world, the types of questions in turn.
+        left_out_types: types of questions that are not asked.
+        length_groups: batches among which views are sorted by length, so that a batch is padded less; 0 = none.
+        vocabulary_size: most WordPieces that are learnt where there is no tokenizer.
+        max_text_length: tokens per prompt at most.
+        ema_decay: of the averaged weights that are evaluated and saved; 0 = the weights as they are.
+    """
+
+    model: dict = field(default_factory=dict)
+    trajtok_checkpoint: str = ""
+    vision_checkpoint: str = ""
+    text_checkpoint: str = ""
+    initial_checkpoint: str = ""
+    train: ClipSource = field(default_factory=ClipSource)
+    held_out: ClipSource = field(default_factory=ClipSource)
+    stage: str = "instructions"
+    size_px: int = 378
+    num_frames: int = 8
+    questions_per_clip: int = 4
+    left_out_types: list = field(default_factory=list)
+    length_groups: int = 0
+    vocabulary_size: int = 600
+    max_text_length: int = 1024
+    ema_decay: float = 0.0
+
+    def __post_init__(self):
+        if self.stage not in ("captions", "instructions"):
+            raise ValueError(f"stage is {self.stage!r}, expected 'captions' or 'instructions'.")
 
 
 def load_recipe(recipe_type: type[Recipe], path: Path, changes: Sequence[str] = ()) -> Recipe:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from . import (
+    layout_chat,
     layout_clip_folders,
     layout_coco_rle,
     layout_frame_folders,
@@ -24,6 +25,7 @@ from .clip_record import ClipRecord
 LAYOUTS: dict[str, ModuleType] = {
     "worlds": layout_worlds,
     "manifest": layout_manifest,
+    "chat": layout_chat,
     "sidecars": layout_sidecars,
     "coco_rle": layout_coco_rle,
     "frame_folders": layout_frame_folders,

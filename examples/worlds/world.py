@@ -9,19 +9,22 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+_EASY = {
+    "max_objects": 4,
+    "object_size_range": (0.22, 0.40),
+    "photographs": False,
+    "clutter": 0.3,
+    "camera_motion": 0.0,
+    "lighting": 0.3,
+    "noise": 0.2,
+    "allow_occlusion": False,
+    "allow_enter_leave": False,
+    "allow_second_motion": False,
+}
 DIFFICULTIES = {
-    "easy": {
-        "max_objects": 4,
-        "object_size_range": (0.22, 0.40),
-        "photographs": False,
-        "clutter": 0.3,
-        "camera_motion": 0.0,
-        "lighting": 0.3,
-        "noise": 0.2,
-        "allow_occlusion": False,
-        "allow_enter_leave": False,
-        "allow_second_motion": False,
-    },
+    "easy": _EASY,
+    # As easy to see, but things happen that can be asked about.
+    "eventful": {**_EASY, "allow_occlusion": True, "allow_enter_leave": True},
     "default": {},
     "hard": {"min_objects": 4, "max_objects": 9, "object_size_range": (0.14, 0.34), "clutter": 1.0},
 }

@@ -1,0 +1,35 @@
+"""One step of training a TrajVLM: every conversation counts the same, whatever batch it is in.
+
+In:   batches of `ChatCollator`
+Out:  losses by name
+From: chat_views     To: train_trajvlm.py
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modeling_trajtok import TrajVLMForConditionalGeneration
+
+
+class AnswerTraining(nn.Module):
+    """TrajVLM with the cross-entropy of the answers: a mean over each conversation's words, then over conversations.
+
+    So neither accumulation nor the number of processes changes the loss of a step.
+    """
+
+    def __init__(self, model: TrajVLMForConditionalGeneration):
+        super().__init__()
+        self.model = model
+
+    def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """Losses of a batch: "loss" is what is trained; "word_accuracy" tells how many words were the likeliest."""
+        logits = self.model(**inputs, use_cache=False).logits[:, :-1].float()
+        expected = labels[:, 1:]
+        learnt = expected != -100
+        words = learnt.sum(dim=1).clamp(min=1)
+        losses = F.cross_entropy(logits.transpose(1, 2), expected, ignore_index=-100, reduction="none")
+        right = (logits.argmax(dim=-1) == expected) & learnt
+        return {
+            "loss": (losses.sum(dim=1) / words).mean(),
+            "word_accuracy": (right.sum(dim=1) / words).mean(),
+        }

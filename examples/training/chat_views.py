@@ -1,0 +1,131 @@
+"""Conversations about cached clips, the same for the same number.
+
+In:   ClipCache with metadata: messages, or of worlds captions and questions
+Out:  batches for `AnswerTraining.forward`
+To:   train_trajvlm.py
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from modeling_trajtok import TrajVLMProcessor
+
+from .clip_cache import ClipCache
+from .recipe import TrajVLMRecipe
+
+CAPTION_REQUESTS = ("Describe the video.", "What happens in the video?", "What is seen?")
+
+
+def question_turns(questions: Sequence[dict]) -> list[dict[str, str]]:
+    """Questions of a world as turns of a conversation."""
+    turns = []
+    for question in questions:
+        turns.append({"role": "user", "content": question["question"]})
+        turns.append({"role": "assistant", "content": question["answer"]})
+    return turns
+
+
+def with_video(turns: Sequence[dict[str, str]], video) -> list[dict]:
+    """The turns as messages, the video in front of what the user says first."""
+    messages, pending = [], True
+    for turn in turns:
+        content = [{"type": "text", "text": turn["content"]}]
+        if turn["role"] == "user" and pending:
+            content, pending = [{"type": "video", "video": video}, *content], False
+        messages.append({"role": turn["role"], "content": content})
+    return messages
+
+
+class ChatViews(Dataset):
+    """View j: a clip in an order shuffled anew each epoch, and a conversation about it.
+
+    With ``length_groups`` a step's views are of similar length: the shuffled clips are taken so many batches at a
+    time and sorted by the length of what is said.
+    """
+
+    def __init__(self, clips: ClipCache, recipe: TrajVLMRecipe):
+        self.clips, self.recipe = clips, recipe
+        self.order = lru_cache(maxsize=2)(self._order)
+
+    def __len__(self) -> int:
+        return self.recipe.num_steps * self.recipe.batch_size
+
+    def __getitem__(self, view: int) -> list[dict]:
+        epoch, position = divmod(view, len(self.clips))
+        clip = self.clips.position_of(self.order(epoch)[position])
+        frames, _ = self.clips[clip]
+        chosen = np.linspace(0, len(frames) - 1, self.recipe.num_frames).round().astype(int)
+        rng = np.random.default_rng([self.recipe.seed, 1, view])
+        return with_video(self._turns(self.clips.metadata(clip), rng), frames[chosen])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Which clip stands at each place of an epoch."""
+        rng = np.random.default_rng([self.recipe.seed, 0, epoch])
+        order = rng.permutation(len(self.clips))
+        size, groups = self.recipe.batch_size, self.recipe.length_groups
+        if groups < 2:
+            return order
+        batches = []
+        for first in range(0, len(order), size * groups):
+            group = order[first : first + size * groups]
+            lengths = [sum(len(turn["content"]) for turn in self._told(self.clips.metadata(clip))) for clip in group]
+            group = group[np.argsort(lengths, kind="stable")]
+            batches += [group[start : start + size] for start in range(0, len(group), size)]
+        # A short last batch stays last, or it would shift the steps of all that follow.
+        last = [batches.pop()] if len(batches[-1]) < size else []
+        return np.concatenate([*(batches[place] for place in rng.permutation(len(batches))), *last])
+
+    @staticmethod
+    def _told(metadata: dict) -> list[dict[str, str]]:
+        """All that a clip's conversation may say."""
+        return metadata.get("messages") or question_turns(metadata.get("questions", []))
+
+    def _turns(self, metadata: dict, rng: np.random.Generator) -> list[dict[str, str]]:
+        if "messages" in metadata:
+            return metadata["messages"]
+        questions = metadata.get("questions", [])
+        if self.recipe.stage == "captions" or not questions:
+            captions = metadata["captions"]
+            request = CAPTION_REQUESTS[rng.integers(len(CAPTION_REQUESTS))]
+            return question_turns([{"question": request, "answer": captions[rng.integers(len(captions))]}])
+        return question_turns([questions[place] for place in self._chosen(questions, rng)])
+
+    def _chosen(self, questions: Sequence[dict], rng: np.random.Generator) -> list[int]:
+        """Some questions, the types in turn, so that frequent types do not crowd out the others."""
+        by_type = {}
+        for place in rng.permutation(len(questions)):
+            if questions[place]["type"] not in self.recipe.left_out_types:
+                by_type.setdefault(questions[place]["type"], []).append(place)
+        rounds = [
+            places[number] for number in range(len(questions)) for places in by_type.values() if number < len(places)
+        ]
+        chosen = rounds[: self.recipe.questions_per_clip]
+        return [chosen[place] for place in rng.permutation(len(chosen))]
+
+
+class ChatCollator:
+    """Turn conversations into tensors; only what the assistant says is learnt.
+
+    Args:
+        processor: of the model.
+    """
+
+    def __init__(self, processor: TrajVLMProcessor):
+        self.processor = processor
+
+    def __call__(self, conversations: Sequence[list[dict]]) -> dict[str, Tensor]:
+        """Conversations to the model's inputs and ``labels``, -100 where nothing is learnt."""
+        batch = self.processor.apply_chat_template(
+            list(conversations),
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            return_assistant_tokens_mask=True,
+            processor_kwargs={"do_sample_frames": False},
+        )
+        learnt = batch.pop("assistant_masks").bool()
+        return {**batch, "labels": batch["input_ids"].masked_fill(~learnt, -100)}
