@@ -6,7 +6,7 @@ Start the same command again to continue a run that was stopped or killed: it go
 the same clips, the same views and the same losses.
 
     accelerate launch examples/train_trajtok.py --recipe examples/recipes/trajtok_tiny_images.yaml --out runs/tiny
-    accelerate launch --num_processes 2 --cpu examples/train_trajtok.py --recipe ... --out ...      # the same losses
+    ACCELERATE_USE_CPU=1 torchrun --nproc-per-node 2 examples/train_trajtok.py --recipe ... --out ...   # same losses
     accelerate launch examples/train_trajtok.py --recipe ... --out ... train.path=my_clips num_steps=500
 
 Needs: ``pip install trajtok[train]``; nothing to download.

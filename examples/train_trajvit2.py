@@ -5,7 +5,8 @@ folder `metrics.jsonl`, TensorBoard files, resumable checkpoints and at the end 
 for `from_pretrained`. Start the same command again to continue a run that was stopped or killed.
 
     accelerate launch examples/train_trajvit2.py --recipe examples/recipes/trajvit2_tiny.yaml --out runs/trajvit2
-    accelerate launch --num_processes 2 --cpu examples/train_trajvit2.py --recipe ... --out ...
+    ACCELERATE_USE_CPU=1 torchrun --nproc-per-node 2 examples/train_trajvit2.py --recipe ... --out ...
+    accelerate launch --config_file examples/recipes/fsdp.yaml examples/train_trajvit2.py --recipe ... --out ...
     accelerate launch examples/train_trajvit2.py --recipe ... --out ... train.path=my_clips num_steps=500
 
 With several processes the losses are those of one process, except the loss of trajectories and texts: each process

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from finetune_trajvlm_lora import TrajVLMLoraRecipe
 from train_trajtok import main
 from training.clip_cache import ClipCache, WorldClips
 from training.recipe import TrajTokRecipe, TrajViT2Recipe, load_recipe
@@ -126,7 +127,9 @@ def test_shipped_recipes_can_be_read():
     recipes = sorted((EXAMPLES / "recipes").glob("*.yaml"))
     assert recipes
     for path in recipes:
-        recipe_type = TrajTokRecipe if path.stem.startswith("trajtok") else TrajViT2Recipe
+        recipe_type = {"trajtok": TrajTokRecipe, "trajvit2": TrajViT2Recipe, "trajvlm": TrajVLMLoraRecipe}[
+            path.stem.partition("_")[0]
+        ]
         assert load_recipe(recipe_type, path).num_steps > 0
 
 
