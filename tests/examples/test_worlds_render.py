@@ -312,7 +312,7 @@ def test_wrong_settings_are_named(wrong):
 
 
 def test_unknown_difficulty_lists_the_known_ones():
-    with pytest.raises(ValueError, match="easy, default, hard"):
+    with pytest.raises(ValueError, match="easy, eventful, default, hard"):
         WorldConfig.named("impossible")
 
 
