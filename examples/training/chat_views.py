@@ -89,10 +89,15 @@ class ChatViews(Dataset):
             return metadata["messages"]
         questions = metadata.get("questions", [])
         if self.recipe.stage == "captions" or not questions:
-            captions = metadata["captions"]
-            request = CAPTION_REQUESTS[rng.integers(len(CAPTION_REQUESTS))]
-            return question_turns([{"question": request, "answer": captions[rng.integers(len(captions))]}])
-        return question_turns([questions[place] for place in self._chosen(questions, rng)])
+            return self._description(metadata, rng)
+        described = self._description(metadata, rng) if rng.random() < self.recipe.caption_share else []
+        return [*described, *question_turns([questions[place] for place in self._chosen(questions, rng)])]
+
+    @staticmethod
+    def _description(metadata: dict, rng: np.random.Generator) -> list[dict[str, str]]:
+        captions = metadata["captions"]
+        request = CAPTION_REQUESTS[rng.integers(len(CAPTION_REQUESTS))]
+        return question_turns([{"question": request, "answer": captions[rng.integers(len(captions))]}])
 
     def _chosen(self, questions: Sequence[dict], rng: np.random.Generator) -> list[int]:
         """Some questions, the types in turn, so that frequent types do not crowd out the others."""

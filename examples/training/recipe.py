@@ -159,6 +159,7 @@ class TrajVLMRecipe(LoopRecipe):
         size_px: height and width of the frames.
         num_frames: T of a training view.
         questions_per_clip: turns of a conversation about a world, the types of questions in turn.
+        caption_share: of the conversations that ask questions, how many begin with a description.
         left_out_types: types of questions that are not asked.
         length_groups: batches among which views are sorted by length, so that a batch is padded less; 0 = none.
         vocabulary_size: most WordPieces that are learnt where there is no tokenizer.
@@ -177,6 +178,7 @@ class TrajVLMRecipe(LoopRecipe):
     size_px: int = 378
     num_frames: int = 8
     questions_per_clip: int = 4
+    caption_share: float = 0.0
     left_out_types: list = field(default_factory=list)
     length_groups: int = 0
     vocabulary_size: int = 600
