@@ -9,6 +9,7 @@ hands what is its own to `run_training`.
 """
 
 import argparse
+import copy
 import json
 import math
 import shutil
@@ -19,9 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate import Accelerator, PartialState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    parse_flag_from_env,
+    set_seed,
+)
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
@@ -72,15 +80,42 @@ def build_accelerator(recipe: LoopRecipe, mixed_precision: str, *, every_step_tr
         recipe: of the run.
         mixed_precision: "no", "fp16" or "bf16".
         every_step_trains_all: False if some steps do not reach every weight.
+
+    Raises:
+        ValueError: for a launch with the first version of FSDP.
     """
+    sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
+    on_cpu = sharded and (parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
     accelerator = Accelerator(
+        cpu=on_cpu,
         mixed_precision=mixed_precision,
         gradient_accumulation_steps=recipe.accumulation_steps,
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not every_step_trains_all)],
     )
+    if on_cpu and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        _shard_on_cpu(accelerator)
+    if is_sharded(accelerator) and not accelerator.is_fsdp2:
+        raise ValueError(
+            "The launch asks for version 1 of FSDP, expected version 2. Set fsdp_version: 2, as in "
+            "examples/recipes/fsdp.yaml."
+        )
     set_seed(recipe.seed)
     return accelerator
+
+
+def _shard_on_cpu(accelerator: Accelerator) -> None:
+    """Switch FSDP on as the launch asks; of itself Accelerate does so on devices other than CPUs only."""
+    plugin = FullyShardedDataParallelPlugin()
+    if accelerator.mixed_precision != "no":
+        plugin.set_mixed_precision(accelerator.mixed_precision)
+    accelerator.state.fsdp_plugin = plugin
+    accelerator.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Does each process hold a part of the weights only?"""
+    return accelerator.distributed_type == DistributedType.FSDP
 
 
 def training_clips(recipe: LoopRecipe, cache: Path) -> ClipCache:
@@ -125,8 +160,9 @@ def run_training(
         model: what is optimised, evaluated and saved: ``module`` or a part of it.
         clips: of `training_clips`; those that could not be read are counted at the end.
         views: number of a view -> what ``collate`` stacks.
-        evaluate: model -> scores; called on every process, those of the main process are logged.
-        save_final: writes the model into a folder; called on the main process.
+        evaluate: model -> scores; called on every process, those of the main process are logged. Of a model whose
+            weights are sharded it gets a copy with all weights.
+        save_final: writes the model, or that copy, into a folder; called on the main process.
         losses_of: prepared module and batch -> losses by name, each a scalar; "loss" is what is minimised.
         collate: views -> a batch of tensors by name; None stacks them.
         ema_decay: of averaged weights, which are then evaluated and saved; 0 = the weights as they are.
@@ -136,8 +172,12 @@ def run_training(
         The last scores of this run, as ``evaluate`` returned them.
 
     Raises:
-        ValueError: for a batch that the processes cannot share, or a loss that is not finite.
+        ValueError: for a batch that the processes cannot share, a loss that is not finite, or averaged weights that
+            would be sharded.
     """
+    if ema_decay and is_sharded(accelerator):
+        raise ValueError(f"ema_decay is {ema_decay}, expected 0 with FSDP. Set ema_decay=0, or launch without FSDP.")
+    whole = copy.deepcopy(model) if is_sharded(accelerator) else None
     optimizer = build_optimizer(model, recipe)
     module, optimizer = accelerator.prepare(module, optimizer)
     averaged = None
@@ -197,6 +237,9 @@ def run_training(
 
         finished = step + 1
         if finished % recipe.evaluate_every == 0 or finished == recipe.num_steps:
+            if whole is not None:
+                whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
+                judged = whole.to(accelerator.device)
             scores = evaluate(judged)
             folder.log(finished, {f"held_out/{name}": value for name, value in scores.items()})
             if accelerator.is_main_process:

@@ -1,4 +1,12 @@
-"""Fixtures that several scripts' tests share: a TrajViT2 on disk, small enough for every test."""
+"""Fixtures that several scripts' tests share: a small TrajViT2 on disk, launches of training scripts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +14,7 @@ from transformers import BertTokenizer
 
 from modeling_trajtok import TrajTokVideoProcessor, TrajViT2Config, TrajViT2Model, TrajViT2Processor
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -32,3 +41,57 @@ def save_trajvit2(tiny_config):
         return folder
 
     return save
+
+
+class TrainingLaunches:
+    """Launches of a training script with a recipe, in processes of their own, on CPUs."""
+
+    def __init__(self, script: str, recipe: Path):
+        self.script, self.recipe = EXAMPLES / script, recipe
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+
+    def command(self, out: Path, *changes: str, processes: int = 1, config: Path | None = None) -> list[str]:
+        launcher = ["accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+        if config:
+            launcher = ["accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0"]
+        elif processes > 1:  # with --cpu, `accelerate launch` starts one process, whatever --num_processes says
+            launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        return [sys.executable, "-m", *launcher, str(self.script), "--recipe", self.recipe, "--out", out, *changes]
+
+    def run(self, out: Path, *changes: str, **launch) -> None:
+        """Run to the end."""
+        command = self.command(out, *changes, **launch)
+        finished = subprocess.run(command, capture_output=True, text=True, env=self.environment, timeout=300)
+        assert finished.returncode == 0, finished.stderr[-3000:]
+
+    def kill(self, out: Path, *changes: str) -> None:
+        """Kill the run as soon as its checkpoint of step 2 is there."""
+        process = subprocess.Popen(
+            self.command(out, *changes),
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 240
+        while not (out / "checkpoints" / "step-2").exists():
+            assert process.poll() is None and time.monotonic() < deadline, "the run ended before its first checkpoint"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (out / "final").exists()
+
+    @staticmethod
+    def log(out: Path) -> list[dict[str, float]]:
+        """What was logged of each step."""
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return [line for line in lines if "loss" in line]
+
+    def losses(self, out: Path) -> dict[int, float]:
+        return {line["step"]: line["loss"] for line in self.log(out)}
+
+
+@pytest.fixture
+def training_launches():
+    """training_launches(script, recipe) -> `TrainingLaunches`."""
+    return TrainingLaunches

@@ -1,11 +1,5 @@
 """Segmentation pretraining through real launches: the same losses after a kill, and with two processes."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -49,59 +43,27 @@ def recipe_path(tmp_path):
     return path
 
 
-def launch(recipe_path: Path, out: Path, *changes: str, processes: int = 1) -> list[str]:
-    options = ["--cpu", "--num_processes", str(processes)]
-    if processes > 1:
-        options += ["--main_process_port", "0"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(EXAMPLES / "train_trajtok.py")]
-    return [*command, "--recipe", str(recipe_path), "--out", str(out), *changes]
+@pytest.fixture
+def launches(training_launches, recipe_path):
+    return training_launches("train_trajtok.py", recipe_path)
 
 
-def losses_of(out: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
-
-
-def run(command: list[str]) -> None:
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-
-
-def test_a_killed_run_continues_as_if_nothing_had_happened(recipe_path, tmp_path):
+def test_a_killed_run_continues_as_if_nothing_had_happened(launches, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(launch(recipe_path, whole))
-
-    process = subprocess.Popen(
-        launch(recipe_path, killed, "num_steps=6"),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 240
-    while not (killed / "checkpoints" / "step-2").exists():
-        assert process.poll() is None and time.monotonic() < deadline, "the run ended before its first checkpoint"
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (killed / "final").exists()
-
-    run(launch(recipe_path, killed))
-    assert losses_of(killed) == losses_of(whole)
-    assert list(losses_of(whole)) == [1, 2, 3, 4, 5, 6]
+    launches.run(whole)
+    launches.kill(killed)
+    launches.run(killed)
+    assert launches.losses(killed) == launches.losses(whole)
+    assert list(launches.losses(whole)) == [1, 2, 3, 4, 5, 6]
     first, second = (TrajTokModel.from_pretrained(out / "final").state_dict() for out in (whole, killed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert TrajTokVideoProcessor.from_pretrained(whole / "final").size["height"] == 32
 
 
-def test_two_processes_and_accumulation_give_the_losses_of_one_process(recipe_path, tmp_path):
-    run(launch(recipe_path, tmp_path / "one"))
-    run(launch(recipe_path, tmp_path / "two", "accumulation_steps=2", processes=2))
-    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
+def test_two_processes_and_accumulation_give_the_losses_of_one_process(launches, tmp_path):
+    launches.run(tmp_path / "one")
+    launches.run(tmp_path / "two", "accumulation_steps=2", processes=2)
+    one, two = launches.losses(tmp_path / "one"), launches.losses(tmp_path / "two")
     assert one.keys() == two.keys()
     for step in one:
         assert two[step] == pytest.approx(one[step], rel=1e-4)
@@ -124,7 +86,7 @@ def test_misspelt_recipe_fields_are_refused_with_a_suggestion(recipe_path):
 
 
 def test_shipped_recipes_can_be_read():
-    recipes = sorted((EXAMPLES / "recipes").glob("*.yaml"))
+    recipes = sorted((EXAMPLES / "recipes").glob("traj*.yaml"))
     assert recipes
     for path in recipes:
         recipe_type = {"trajtok": TrajTokRecipe, "trajvit2": TrajViT2Recipe, "trajvlm": TrajVLMLoraRecipe}[

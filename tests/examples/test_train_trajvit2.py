@@ -1,11 +1,6 @@
 """Contrastive training through real launches: the same losses after a kill, with two processes, frozen or not."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,68 +66,62 @@ def recipe_path(trajtok, tmp_path) -> Path:
     return path
 
 
-def launch(recipe_path: Path, out: Path, *changes: str, processes: int = 1) -> list[str]:
-    options = ["--cpu", "--num_processes", str(processes)]
-    if processes > 1:
-        options += ["--main_process_port", "0"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(EXAMPLES / "train_trajvit2.py")]
-    return [*command, "--recipe", str(recipe_path), "--out", str(out), *changes]
+@pytest.fixture
+def launches(training_launches, recipe_path):
+    return training_launches("train_trajvit2.py", recipe_path)
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
-
-
-def run(command: list[str]) -> None:
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-
-
-def losses_of(out: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
-
-
-def test_a_killed_run_continues_as_if_nothing_had_happened(recipe_path, tmp_path):
+def test_a_killed_run_continues_as_if_nothing_had_happened(launches, tmp_path):
     """With averaged weights and steps of single frames, which a checkpoint must remember too."""
     changes = ("ema_decay=0.5", "image_share=0.3")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(launch(recipe_path, whole, *changes))
-    process = subprocess.Popen(
-        launch(recipe_path, killed, *changes),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 240
-    while not (killed / "checkpoints" / "step-2").exists():
-        assert process.poll() is None and time.monotonic() < deadline, "the run ended before its first checkpoint"
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (killed / "final").exists()
-    run(launch(recipe_path, killed, *changes))
-    assert losses_of(killed) == losses_of(whole) and len(losses_of(whole)) == 6
+    launches.run(whole, *changes)
+    launches.kill(killed, *changes)
+    launches.run(killed, *changes)
+    assert launches.losses(killed) == launches.losses(whole) and len(launches.losses(whole)) == 6
     weights = [load_file(out / "final" / "model.safetensors") for out in (whole, killed)]
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
-def test_two_processes_and_accumulation(recipe_path, tmp_path):
+def test_two_processes_and_accumulation(launches, tmp_path):
     """Two processes compare their videos with those of both; accumulated batches only with their own."""
-    run(launch(recipe_path, tmp_path / "one", "num_steps=3", "checkpoint_every=3"))
-    run(launch(recipe_path, tmp_path / "two", "num_steps=3", "checkpoint_every=3", processes=2))
-    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
+    changes = ("num_steps=3", "checkpoint_every=3")
+    launches.run(tmp_path / "one", *changes)
+    launches.run(tmp_path / "two", *changes, processes=2)
+    one, two = launches.log(tmp_path / "one"), launches.log(tmp_path / "two")
+    assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 3]
     # The loss of videos and captions is over all processes; that of trajectories and objects is not.
-    lines = [
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    ]
-    for first, second in zip(*lines, strict=True):
-        if "loss" in first and first["step"] == 1:
-            assert second["contrastive_loss"] == pytest.approx(first["contrastive_loss"], abs=1e-4)
-            assert second["segmentation_loss"] == pytest.approx(first["segmentation_loss"], abs=1e-4)
-    assert one.keys() == two.keys() == {1, 2, 3}
+    assert two[0]["contrastive_loss"] == pytest.approx(one[0]["contrastive_loss"], abs=1e-4)
+    assert two[0]["segmentation_loss"] == pytest.approx(one[0]["segmentation_loss"], abs=1e-4)
+
+
+def test_sharded_weights_give_the_losses_of_whole_ones(launches, tmp_path):
+    """Two processes that hold half of each weight; a run that is continued; all weights in what is saved."""
+    changes = ("num_steps=4", "evaluate_every=4", "image_share=0.3")
+    config = EXAMPLES / "recipes" / "fsdp.yaml"
+    whole, sharded = tmp_path / "whole", tmp_path / "sharded"
+    launches.run(whole, *changes, processes=2)
+    launches.run(sharded, *changes, config=config)
+    expected, losses = launches.losses(whole), launches.losses(sharded)
+    assert losses.keys() == expected.keys() == {1, 2, 3, 4}
+    for step in expected:
+        assert losses[step] == pytest.approx(expected[step], rel=1e-4)
+    weights = sharded / "checkpoints" / "step-2" / "pytorch_model_fsdp_0"
+    shards = [path.stat().st_size for path in weights.glob("*.distcp")]
+    assert len(shards) == 2 and min(shards) > 0.3 * sum(shards)
+    of_whole, of_sharded = (load_file(out / "final" / "model.safetensors") for out in (whole, sharded))
+    assert {name: value.shape for name, value in of_sharded.items()} == {
+        name: value.shape for name, value in of_whole.items()
+    }
+    differences = torch.cat([(of_sharded[name].float() - of_whole[name].float()).flatten() for name in of_whole])
+    assert differences.abs().mean() < 1e-4
+
+    shutil.rmtree(sharded / "checkpoints" / "step-4")
+    shutil.rmtree(sharded / "final")
+    launches.run(sharded, *changes, config=config)
+    assert launches.losses(sharded) == losses
+    again = load_file(sharded / "final" / "model.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in of_sharded.items())
 
 
 def test_a_frozen_segmenter_is_asked_once_and_stays(recipe_path, trajtok, tmp_path):
