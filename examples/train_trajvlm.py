@@ -85,11 +85,15 @@ def build_model(recipe: TrajVLMRecipe, tokenizer: PreTrainedTokenizerBase) -> Tr
         "bos_token_id": tokenizer.bos_token_id,
         "max_position_embeddings": recipe.max_text_length,
     } | text
+    if recipe.trajtok_checkpoint:
+        segmenter = load_segmenter(recipe.trajtok_checkpoint)
+    elif recipe.vision_checkpoint and AutoConfig.from_pretrained(recipe.vision_checkpoint).model_type == "trajvit2":
+        segmenter = None
+    else:
+        segmenter = TrajTokSegmenterModel(TrajTokConfig(**trajtok))
     return TrajVLMForConditionalGeneration.from_components(
         vision=recipe.vision_checkpoint or AutoModel.from_config(AutoConfig.for_model(**vision)),
-        trajtok=load_segmenter(recipe.trajtok_checkpoint)
-        if recipe.trajtok_checkpoint
-        else TrajTokSegmenterModel(TrajTokConfig(**trajtok)),
+        trajtok=segmenter,
         text=recipe.text_checkpoint or AutoModelForCausalLM.from_config(AutoConfig.for_model(**text)),
         **{name: tokenizer.convert_tokens_to_ids(token) for name, token in PLACEHOLDERS.items()},
         **settings,

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_trajtok import CheckedConfig, TrajTokConfig
+from .configuration_trajvit2 import TrajViT2Config
 
 SIGLIP2_SO400M = {
     "hidden_size": 1152,
@@ -34,7 +35,7 @@ QWEN3_4B = {
 }
 # The task trains the segmenter through its queries, and needs no high-resolution masks.
 SEGMENTER = {"detach_patch_features": False, "high_res_factor": None}
-VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model")
+VISION_TYPES = ("siglip_vision_model", "siglip2_vision_model", TrajViT2Config.model_type)
 
 
 @strict
@@ -43,8 +44,10 @@ class TrajVLMConfig(CheckedConfig):
 
     Args:
         vision_config: SigLIP or SigLIP2 vision tower, whose patch features are pooled (default: SigLIP2-so400m/14 at
-            378 px).
-        trajtok_config: the segmenter that says which patches belong together (default: the released sizes).
+            378 px); or a `TrajViT2Config`, whose video tower makes trajectory tokens by itself: they are projected
+            into the language model's space, and of the connector's settings only `projector_ratio` matters.
+        trajtok_config: the segmenter that says which patches belong together (default: the released sizes); that of
+            a TrajViT2 tower is taken from there.
         text_config: a causal language model of any type that Transformers has (default: Qwen3-4B).
         image_token_id: placeholder of an image's trajectory tokens in the prompt.
         video_token_id: placeholder of a video's trajectory tokens in the prompt.
@@ -57,7 +60,8 @@ class TrajVLMConfig(CheckedConfig):
         num_connector_heads: their heads.
         connector_mlp_ratio: hidden width of their MLPs, as a multiple of the vision tower's width.
         projector_ratio: hidden width of the projection into the language model, as a multiple of its width.
-        segmenter_size_px: shorter side of the frames that the segmenter sees; resized from the vision tower's.
+        segmenter_size_px: shorter side of the frames that the segmenter sees; resized from the vision tower's. A
+            TrajViT2 tower sees what it is given, and its processor makes frames of this size.
         vision_image_mean: mean that the vision tower expects of RGB in [0, 1]; None = it gets the ImageNet-normalised
             pixels as they are, as in the original.
         vision_image_std: standard deviation that goes with `vision_image_mean`.
@@ -94,12 +98,22 @@ class TrajVLMConfig(CheckedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        # Where this file runs as remote code, AutoConfig does not know TrajViT2.
+        if isinstance(self.vision_config, dict) and self.vision_config.get("model_type") == TrajViT2Config.model_type:
+            self.vision_config = TrajViT2Config(**self.vision_config)
+        if isinstance(self.vision_config, TrajViT2Config):
+            self.trajtok_config = self.vision_config.trajtok_config
         if isinstance(self.trajtok_config, dict):
             self.trajtok_config = SEGMENTER | self.trajtok_config
         for name in ("vision_image_mean", "vision_image_std"):
             setattr(self, name, None if getattr(self, name) is None else list(getattr(self, name)))
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
+
+    @property
+    def has_trajectory_tower(self) -> bool:
+        """Is the vision tower a TrajViT2, which makes trajectory tokens by itself?"""
+        return self.vision_config.model_type == TrajViT2Config.model_type
 
     def validate_architecture(self):
         """Check the rules that involve more than one field."""
@@ -108,12 +122,8 @@ class TrajVLMConfig(CheckedConfig):
                 f"TrajVLMConfig got a vision_config of type {self.vision_config.model_type}, expected one of "
                 f"{', '.join(VISION_TYPES)}."
             )
-        width, heads = self.vision_config.hidden_size, self.num_connector_heads
-        if width % heads or (width // heads) % 4:
-            raise ValueError(
-                f"TrajVLMConfig got a vision tower of width {width} with num_connector_heads={heads}, expected the "
-                f"width to be a multiple of 4 * num_connector_heads. Try num_connector_heads={max(1, width // 64)}."
-            )
+        if not self.has_trajectory_tower:
+            self._check_heads()
         if self.image_token_id == self.video_token_id:
             raise ValueError(
                 f"TrajVLMConfig got {self.image_token_id} as image_token_id and as video_token_id, expected two."
@@ -129,6 +139,14 @@ class TrajVLMConfig(CheckedConfig):
             raise ValueError(f"TrajVLMConfig got segmenter_size_px={self.segmenter_size_px}, expected at least 32.")
         if (self.vision_image_mean is None) != (self.vision_image_std is None):
             raise ValueError("TrajVLMConfig got one of vision_image_mean and vision_image_std, expected both or none.")
+
+    def _check_heads(self):
+        width, heads = self.vision_config.hidden_size, self.num_connector_heads
+        if width % heads or (width // heads) % 4:
+            raise ValueError(
+                f"TrajVLMConfig got a vision tower of width {width} with num_connector_heads={heads}, expected the "
+                f"width to be a multiple of 4 * num_connector_heads. Try num_connector_heads={max(1, width // 64)}."
+            )
 
 
 __all__ = ["TrajVLMConfig"]

@@ -17,10 +17,18 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import can_return_tuple
 
-from .configuration_trajvlm import TrajVLMConfig
+from .configuration_trajvit2 import TrajViT2Config
+from .configuration_trajvlm import SEGMENTER, TrajVLMConfig
 from .grid_ops import GridSize, expand_frame_mask, resize_patches
 from .modeling_trajtok import TrajTokSegmenterModel
-from .outputs_trajtok import TrajVLMFeatures, TrajVLMGroupingOutput, TrajVLMModelOutput, TrajVLMOutput
+from .modeling_trajvit2 import TrajViT2Model, TrajViT2VideoModel
+from .outputs_trajtok import (
+    TrajViT2VideoOutput,
+    TrajVLMFeatures,
+    TrajVLMGroupingOutput,
+    TrajVLMModelOutput,
+    TrajVLMOutput,
+)
 from .perceiver_trajtok import Membership, PatchBlocks, TrajTokPerceiver, read_last_patches
 
 # LoRA on the language model alone: a list such as ["q_proj", "v_proj"] would match the vision tower and the segmenter.
@@ -54,6 +62,11 @@ def cut_into_chunks(pixel_values_videos: Tensor, frame_valid: Tensor | None, fra
     valid = frame_valid.unflatten(1, (-1, length))
     used = valid[..., 0]
     return Chunks(pixels[used.flatten()], valid.flatten(0, 1)[used.flatten()], used.sum(dim=1).tolist())
+
+
+def count_patches(trajectory_ids: Tensor, num_trajectories: int) -> Tensor:
+    """How many patches (C, K) each trajectory owns, given the trajectory of each patch (C, N), -1 = none."""
+    return F.one_hot(trajectory_ids + 1, num_trajectories + 1).sum(dim=1)[:, 1:]
 
 
 class TrajVLMProjector(nn.Module):
@@ -205,13 +218,33 @@ class TrajVLMGrouping(TrajVLMPreTrainedModel):
             ids = ids.masked_fill(~expand_frame_mask(frame_valid, grid), -1)
         queries = segmented.trajectory_queries.to(patch_features.dtype)
         pooled, tokens = self.connector(queries, patch_features, ids, grid, frame_valid)
-        patches = F.one_hot(ids + 1, self.connector.num_trajectories + 1).sum(dim=1)[:, 1:]
         return TrajVLMGroupingOutput(
             last_hidden_state=pooled,
             trajectory_embeds=tokens,
-            num_patches=patches,
+            num_patches=count_patches(ids, self.connector.num_trajectories),
             trajectory_ids=segmented.trajectory_ids,
             trajtok_output=segmented,
+        )
+
+
+class TrajVLMTokenProjection(nn.Module):
+    """In place of `TrajVLMGrouping` after a TrajViT2 tower, which has grouped the patches already."""
+
+    def __init__(self, config: TrajVLMConfig):
+        super().__init__()
+        width, text_size = config.vision_config.transformer_config.hidden_size, config.text_config.hidden_size
+        self.num_trajectories = config.trajtok_config.num_trajectories
+        self.connector = TrajVLMProjector(width, config.projector_ratio * text_size, text_size)
+
+    def forward(self, videos: TrajViT2VideoOutput) -> TrajVLMGroupingOutput:
+        """States (C, 1 + K, D) of the tower, without CLS, as tokens (C, K, d)."""
+        states = videos.last_hidden_state[:, 1:]
+        return TrajVLMGroupingOutput(
+            last_hidden_state=states,
+            trajectory_embeds=self.connector(states),
+            num_patches=count_patches(videos.trajectory_ids.flatten(1), self.num_trajectories),
+            trajectory_ids=videos.trajectory_ids,
+            trajtok_output=videos.trajtok_output,
         )
 
 
@@ -222,8 +255,12 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
 
     def __init__(self, config: TrajVLMConfig):
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
-        self.grouping = TrajVLMGrouping(config)
+        if config.has_trajectory_tower:
+            self.vision_tower = TrajViT2VideoModel(config.vision_config)
+            self.grouping = TrajVLMTokenProjection(config)
+        else:
+            self.vision_tower = AutoModel.from_config(config.vision_config)
+            self.grouping = TrajVLMGrouping(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
@@ -315,8 +352,11 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
 
     def _encode_chunks(self, pixels: Tensor, frame_valid: Tensor) -> TrajVLMGroupingOutput:
         """Chunks (C, c, 3, H_px, W_px) with valid frames (C, c) to trajectory tokens."""
-        features, grid = self._vision_features(pixels)
         frame_valid = None if frame_valid.all() else frame_valid
+        if self.config.has_trajectory_tower:
+            videos = self.vision_tower(pixels, frame_valid, tokens_per_trajectory=1, return_dict=True)
+            return self.grouping(videos)
+        features, grid = self._vision_features(pixels)
         return self.grouping(self._segmenter_pixels(pixels), features, grid, frame_valid, return_dict=True)
 
     def _vision_features(self, pixels: Tensor) -> tuple[Tensor, GridSize]:
@@ -485,30 +525,34 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
         self.post_init()
 
     @classmethod
-    def from_components(cls, vision, trajtok, text, **settings) -> "TrajVLMForConditionalGeneration":
+    def from_components(cls, vision, text, trajtok=None, **settings) -> "TrajVLMForConditionalGeneration":
         """Build a model from pretrained parts; the connector is new.
 
         Args:
-            vision: name, path or model of a SigLIP or SigLIP2 (whole or the vision tower).
-            trajtok: name, path or model of a TrajTok (whole or segmenter).
+            vision: name, path or model of a SigLIP or SigLIP2 (whole or the vision tower), or of a TrajViT2.
             text: name, path or model of a causal language model.
+            trajtok: name, path or model of a TrajTok (whole or segmenter); None with a TrajViT2.
             **settings: fields of `TrajVLMConfig`; above all ``image_token_id`` and ``video_token_id`` where the
                 tokenizer is not Qwen3's. A token beyond the vocabulary makes the embeddings grow.
         """
         vision, text = _load_vision(vision), _load(text, AutoModelForCausalLM)
-        trajtok = _load(trajtok, TrajTokSegmenterModel)
-        trajtok_config = {**trajtok.config.to_diff_dict(), "detach_patch_features": False, "high_res_factor": None}
-        config = TrajVLMConfig(
-            vision_config=vision.config.to_dict(),
-            trajtok_config=trajtok_config,
-            text_config=text.config.to_dict(),
-            **settings,
-        )
+        groups = isinstance(vision, TrajViT2VideoModel)
+        if groups != (trajtok is None):
+            raise ValueError(
+                f"from_components got a vision tower of type {vision.config.model_type} "
+                f"{'without' if trajtok is None else 'and'} a trajtok, expected "
+                f"{'none: a TrajViT2 has its own' if groups else 'one: the segmenter that groups its patches'}."
+            )
+        if not groups:
+            trajtok = _load(trajtok, TrajTokSegmenterModel)
+            settings["trajtok_config"] = trajtok.config.to_diff_dict() | SEGMENTER
+        config = TrajVLMConfig(vision_config=vision.config.to_dict(), text_config=text.config.to_dict(), **settings)
         model = cls(config)
         model.model.vision_tower.load_state_dict(vision.state_dict())
-        wanted = model.model.grouping.segmenter.segmenter.state_dict()
-        segmenter = {name: value for name, value in trajtok.segmenter.state_dict().items() if name in wanted}
-        model.model.grouping.segmenter.segmenter.load_state_dict(segmenter)
+        if not groups:
+            wanted = model.model.grouping.segmenter.segmenter.state_dict()
+            segmenter = {name: value for name, value in trajtok.segmenter.state_dict().items() if name in wanted}
+            model.model.grouping.segmenter.segmenter.load_state_dict(segmenter)
         model.model.language_model.load_state_dict(text.base_model.state_dict())
         model.lm_head.load_state_dict({"weight": text.get_output_embeddings().weight.data})
         model.tie_weights()
@@ -605,10 +649,16 @@ def _load(source, auto_class) -> PreTrainedModel:
 
 
 def _load_vision(source) -> PreTrainedModel:
-    """The vision tower of a SigLIP, given as itself, or inside a model or folder of image and text."""
+    """The vision tower of a SigLIP or TrajViT2, given as itself, or inside a model or folder of image and text."""
+    if isinstance(source, TrajViT2Model):
+        tower = TrajViT2VideoModel(source.config)
+        tower.video_model.load_state_dict(source.video_model.state_dict())
+        return tower
     if isinstance(source, PreTrainedModel):
         return getattr(source, "vision_model", source)
     config = AutoConfig.from_pretrained(source)
+    if isinstance(config, TrajViT2Config):
+        return TrajViT2VideoModel.from_pretrained(source, dtype=torch.float32)
     config = getattr(config, "vision_config", config)
     return MODEL_MAPPING[type(config)].from_pretrained(source, config=config, dtype=torch.float32)
 

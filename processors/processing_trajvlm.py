@@ -115,7 +115,9 @@ class TrajVLMProcessor(ProcessorMixin):
             **settings: what else is wanted: ``num_frames`` and others of `TrajTokVideoProcessor`, ``use_timestamps``,
                 ``chat_template``.
         """
-        side = config.vision_config.image_size if hasattr(config.vision_config, "image_size") else 384
+        side = getattr(config.vision_config, "image_size", None)
+        if side is None:
+            side = config.segmenter_size_px if config.has_trajectory_tower else 384
         size = {"height": side, "width": side}
         own = {name: settings.pop(name) for name in ("use_timestamps", "chat_template") if name in settings}
         images = SiglipImageProcessor(

