@@ -25,7 +25,11 @@ from transformers.utils import cached_file
 import modeling_trajtok
 
 MODEL_CARD = Path(__file__).resolve().parents[1] / "MODEL_CARD.md"
-TASKS = {"trajtok": "image-segmentation", "trajvit2": "zero-shot-image-classification"}
+TASKS = {
+    "trajtok": "image-segmentation",
+    "trajvit2": "zero-shot-image-classification",
+    "trajvlm": "video-text-to-text",
+}
 
 
 def model_card(repo_id: str, model_type: str, licence: str) -> ModelCard:

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from modeling_trajtok import TrajTokConfig, TrajVLMConfig
+from modeling_trajtok import TrajTokConfig, TrajViT2Config, TrajVLMConfig
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -108,3 +108,16 @@ def vlm_config(tiny_config, vlm_tokenizer) -> TrajVLMConfig:
         segmenter_size_px=32,
         initializer_range=0.2,
     )
+
+
+@pytest.fixture
+def trajvit2_config(vlm_config, tiny_config) -> TrajVLMConfig:
+    """As `vlm_config`, with a tower that makes trajectory tokens by itself."""
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    tower = TrajViT2Config(
+        trajtok_config=tiny_config,
+        transformer_config={"hidden_size": tiny_config.encoder_output_size, **sizes},
+        text_config={"model_type": "bert", "hidden_size": 32, "vocab_size": 20, **sizes},
+        initializer_range=0.3,
+    )
+    return TrajVLMConfig(**{**vlm_config.to_dict(), "vision_config": tower.to_dict(), "segmenter_size_px": 48})

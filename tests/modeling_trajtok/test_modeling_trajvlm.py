@@ -23,7 +23,6 @@ from transformers import (
 
 from modeling_trajtok import (
     TrajTokModel,
-    TrajViT2Config,
     TrajViT2Model,
     TrajViT2VideoModel,
     TrajVLMConfig,
@@ -41,19 +40,6 @@ K = 6
 def build(config: TrajVLMConfig) -> TrajVLMForConditionalGeneration:
     torch.manual_seed(0)
     return TrajVLMForConditionalGeneration(config).eval()
-
-
-@pytest.fixture
-def trajvit2_config(vlm_config, tiny_config) -> TrajVLMConfig:
-    """A model whose tower makes trajectory tokens by itself."""
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    tower = TrajViT2Config(
-        trajtok_config=tiny_config,
-        transformer_config={"hidden_size": tiny_config.encoder_output_size, **sizes},
-        text_config={"model_type": "bert", "hidden_size": 32, "vocab_size": 20, **sizes},
-        initializer_range=0.3,
-    )
-    return TrajVLMConfig(**{**vlm_config.to_dict(), "vision_config": tower.to_dict(), "segmenter_size_px": 48})
 
 
 @pytest.fixture(params=["vlm_config", "trajvit2_config"])
