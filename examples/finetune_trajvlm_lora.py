@@ -126,7 +126,9 @@ def train(recipe: TrajVLMLoraRecipe, out: Path, cache: Path, mixed_precision: st
     def evaluate(model) -> dict[str, float]:
         if not accelerator.is_main_process:
             return {}
-        return evaluate_questions(model, processor, held_out, num_frames=recipe.num_frames)
+        return evaluate_questions(
+            model, processor, held_out, num_frames=recipe.num_frames, extra_types=recipe.extra_types
+        )
 
     before = evaluate(base)
     model = add_adapters(base, recipe)

@@ -125,7 +125,9 @@ def train(recipe: TrajVLMRecipe, out: Path, cache: Path, mixed_precision: str) -
     def evaluate(model: TrajVLMForConditionalGeneration) -> dict[str, float]:
         if not accelerator.is_main_process:
             return {}
-        return evaluate_questions(model, processor, held_out, num_frames=recipe.num_frames)
+        return evaluate_questions(
+            model, processor, held_out, num_frames=recipe.num_frames, extra_types=recipe.extra_types
+        )
 
     return run_training(
         recipe,

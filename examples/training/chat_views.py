@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
+from worlds import WorldObject, motion_questions
 
 from modeling_trajtok import TrajVLMProcessor
 
@@ -18,6 +19,14 @@ from .clip_cache import ClipCache
 from .recipe import TrajVLMRecipe
 
 CAPTION_REQUESTS = ("Describe the video.", "What happens in the video?", "What is seen?")
+
+
+def questions_of(metadata: dict, extra_types: Sequence[str] = ()) -> list[dict]:
+    """The questions of a clip, and with "motion" among ``extra_types`` also what each object does."""
+    questions = metadata.get("questions", [])
+    if "motion" in extra_types:
+        questions = [*questions, *motion_questions([WorldObject(**one) for one in metadata.get("objects", [])])]
+    return questions
 
 
 def question_turns(questions: Sequence[dict]) -> list[dict[str, str]]:
@@ -87,7 +96,7 @@ class ChatViews(Dataset):
     def _turns(self, metadata: dict, rng: np.random.Generator) -> list[dict[str, str]]:
         if "messages" in metadata:
             return metadata["messages"]
-        questions = metadata.get("questions", [])
+        questions = questions_of(metadata, self.recipe.extra_types)
         if self.recipe.stage == "captions" or not questions:
             return self._description(metadata, rng)
         described = self._description(metadata, rng) if rng.random() < self.recipe.caption_share else []

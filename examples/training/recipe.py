@@ -161,6 +161,7 @@ class TrajVLMRecipe(LoopRecipe):
         questions_per_clip: turns of a conversation about a world, the types of questions in turn.
         caption_share: of the conversations that ask questions, how many begin with a description.
         left_out_types: types of questions that are not asked.
+        extra_types: types of questions beyond those of the worlds: "motion".
         length_groups: batches among which views are sorted by length, so that a batch is padded less; 0 = none.
         vocabulary_size: most WordPieces that are learnt where there is no tokenizer.
         max_text_length: tokens per prompt at most.
@@ -180,6 +181,7 @@ class TrajVLMRecipe(LoopRecipe):
     questions_per_clip: int = 4
     caption_share: float = 0.0
     left_out_types: list = field(default_factory=list)
+    extra_types: list = field(default_factory=list)
     length_groups: int = 0
     vocabulary_size: int = 600
     max_text_length: int = 1024

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .motion import DIRECTIONS, TRANSLATIONS
+from .motion import DIRECTIONS, OBJECT_MOTIONS, TRANSLATIONS
 from .shapes import SHAPES
 from .textures import COLOURS
 from .world import WorldObject
@@ -177,6 +177,15 @@ def _occlusion_questions(rng, objects) -> list[dict]:
             choices = _choices(rng, answer, behind)
             questions.append(_question("occlusion", f"What hides a part of the {one.name}?", answer, choices))
     return questions
+
+
+def motion_questions(objects: Sequence[WorldObject]) -> list[dict]:
+    """What each object does, in the words of captions: a type that `World.questions` leaves out, to be learnt later."""
+    rng = np.random.default_rng([one.id for one in objects])
+    return [
+        _question("motion", f"What does the {one.name} do?", one.motion, _choices(rng, one.motion, OBJECT_MOTIONS))
+        for one in objects
+    ]
 
 
 def _question(kind: str, question: str, answer: str, choices: list[str]) -> dict:
