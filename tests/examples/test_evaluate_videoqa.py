@@ -319,7 +319,8 @@ def vlm_tokenizer():
     """A token for each letter of the alphabet that names a choice, and a few words."""
     special = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
     special += ["<|image_pad|>", "<|video_pad|>"]
-    words = "user assistant what is the colour how many red blue two three objects ? . A B C D E 0 1 2 3 4 5 6 7 8 9 - < > s"
+    words = "user assistant what is the colour how many red blue two three objects ? . A B C D E - < >"
+    words += " 0 1 2 3 4 5 6 7 8 9"
     vocabulary = {word: number for number, word in enumerate([*special, *words.split(), "seconds", "letter", "star"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
