@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--subset", default="validation", help="of YouCook2's file")
     add_arguments(parser)
-    return run_benchmark(parser.parse_args(argv), evaluate, show)
+    settings = parser.parse_args(argv)
+    return run_benchmark(settings, evaluate, show, settings.out)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--prompt-section", help="data set in prompts.md, such as CIFAR10")
     add_arguments(parser)
-    return run_benchmark(parser.parse_args(argv), evaluate, show)
+    settings = parser.parse_args(argv)
+    return run_benchmark(settings, evaluate, show, settings.out)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 In:   annotation files of MSR-VTT, DiDeMo, ActivityNet Captions, YouCook2 and VATEX; label maps, lists of videos,
       folders of classes; prompt templates; the folder of the videos
 Out:  BenchmarkItem, ClassList, templates, the file of each video
-To:   evaluate_retrieval.py, evaluate_zero_shot.py
+To:   evaluate_retrieval.py, evaluate_zero_shot.py, evaluate_videoqa.py
 """
 
 import csv
@@ -547,6 +547,7 @@ class VideoFolder:
         if not self.folder.is_dir():
             raise ValueError(f"{folder} is no folder, expected the one with the videos. Pass it as --videos.")
         self._by_name: dict[str, list[Path]] = {}
+        self._with_pictures: dict[str, list[Path]] = {}
         for root, folders, files in os.walk(self.folder, followlinks=True):
             folders.sort()
             for name in sorted(files):
@@ -554,6 +555,8 @@ class VideoFolder:
                 if path.suffix.lower() in MEDIA_SUFFIXES:
                     for key in {name, path.stem}:
                         self._by_name.setdefault(key, []).append(path)
+            if any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files):
+                self._with_pictures.setdefault(Path(root).name, []).append(Path(root))
 
     def find(self, name: str) -> Path | None:
         """The file of a video, or None.
@@ -565,15 +568,19 @@ class VideoFolder:
             return self.folder / name
         base = Path(name).name
         stem = Path(base).stem if Path(base).suffix.lower() in MEDIA_SUFFIXES else base
-        for key in (base, stem, stem.removeprefix("v_"), f"v_{stem}"):
-            found = self._by_name.get(key, [])
-            # A list may put its files into other folders than they are in; the class's folder still tells them apart.
-            beside = [path for path in found if path.parent.name == Path(name).parent.name]
-            found = beside if len(found) > 1 and beside else found
-            if len(found) > 1:
-                raise ValueError(
-                    f"{name} may be {found[0]} or {found[1]}, expected one file. Keep one of them in {self.folder}."
-                )
-            if found:
-                return found[0]
-        return None
+        keys = (base, stem, stem.removeprefix("v_"), f"v_{stem}")
+        return next((path for key in keys if (path := self._only(name, self._by_name.get(key, [])))), None)
+
+    def find_pictures(self, name: str) -> Path | None:
+        """The folder whose pictures are the frames of a video, or None; errors as in `find`."""
+        return self._only(name, self._with_pictures.get(Path(name).name, []))
+
+    def _only(self, name: str, found: list[Path]) -> Path | None:
+        # A list may put its files into other folders than they are in; the class's folder still tells them apart.
+        beside = [path for path in found if path.parent.name == Path(name).parent.name]
+        found = beside if len(found) > 1 and beside else found
+        if len(found) > 1:
+            raise ValueError(
+                f"{name} may be {found[0]} or {found[1]}, expected one file. Keep one of them in {self.folder}."
+            )
+        return found[0] if found else None

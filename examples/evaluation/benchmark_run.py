@@ -2,7 +2,7 @@
 
 In:   arguments of the command line, the videos of a benchmark
 Out:  embeddings; a record with all that is needed to get the same numbers again, on the screen and as JSON
-To:   evaluate_retrieval.py, evaluate_zero_shot.py
+To:   evaluate_retrieval.py, evaluate_zero_shot.py; question_run, without embeddings
 """
 
 import argparse
@@ -19,39 +19,89 @@ from modeling_trajtok import TrajViT2Model, TrajViT2Processor
 from .embedding_cache import EmbeddingCache, VideoEmbeddings, VideoRequest, embed_videos, embedding_key
 from .provenance import checkpoint_record, versions
 
-CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints" / "trajvit2-tiny"
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 SHOWN_FAILURES = 5
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, checkpoint: str, kind: str) -> None:
+    """Options of every evaluation: a checkpoint (by default this one of ours), of a kind of model, and its use."""
+    parser.add_argument("--model", default=str(CHECKPOINTS / checkpoint), help=f"folder or Hub name of a {kind}")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--num-frames", type=int, help="frames per video (default: as the model was trained)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the checkpoint, of the embedding and of the record."""
-    parser.add_argument("--model", default=str(CHECKPOINT), help="folder or Hub name of a TrajViT2Model")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--num-frames", type=int, help="frames per video (default: as the model was trained)")
+    add_checkpoint_arguments(parser, "trajvit2-tiny", "TrajViT2Model")
     parser.add_argument("--cache", type=Path, default=Path("out/embeddings"), help="folder for embeddings of videos")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file for the record")
 
 
-class BenchmarkRun:
-    """The checkpoint of a run, loaded.
+class CheckpointRun:
+    """A checkpoint, loaded, and what it came from.
 
     Args:
-        settings: with what `add_arguments` asks for.
+        settings: with what `add_checkpoint_arguments` asks for.
+        model_class: with a ``from_pretrained``.
+        processor_class: of the model.
 
     Attributes:
         model: in evaluation mode, on its device.
         processor: of the model.
+        num_frames: per video; None if neither the settings nor the subclass's model fix it.
 
     Raises:
         OSError: the checkpoint lacks a file.
+        ValueError: no batch to work with.
+    """
+
+    num_frames: int | None = None
+
+    def __init__(self, settings: argparse.Namespace, model_class: type, processor_class: type):
+        if settings.batch_size < 1:
+            raise ValueError(f"batch_size is {settings.batch_size}, expected at least 1.")
+        self.settings = settings
+        self.checkpoint = checkpoint_record(settings.model)
+        self.model = model_class.from_pretrained(settings.model, dtype=torch.float32).eval().to(settings.device)
+        self.processor = processor_class.from_pretrained(settings.model)
+
+    def record(self, task: str, scores: dict, counts: dict[str, int], failures: list[dict], **facts) -> dict:
+        """What came out, and what it came from.
+
+        Args:
+            task: its name.
+            scores: of the task.
+            counts: of anything.
+            failures: {"video", "error"} of each video that could not be read.
+            **facts: more fields.
+        """
+        settings = {
+            name: str(value) if isinstance(value, Path) else value for name, value in vars(self.settings).items()
+        }
+        return {
+            "task": task,
+            "scores": scores,
+            "counts": counts,
+            "failures": failures,
+            **facts,
+            "checkpoint": self.checkpoint,
+            "config_sha256": self.checkpoint["sha256"]["config.json"],
+            "settings": {**settings, "num_frames": self.num_frames},
+            "processor": self.processor.video_processor.to_dict(),
+            "versions": versions(),
+        }
+
+
+class BenchmarkRun(CheckpointRun):
+    """A TrajViT2 checkpoint that embeds the videos of a benchmark.
+
+    Args:
+        settings: with what `add_arguments` asks for.
     """
 
     def __init__(self, settings: argparse.Namespace):
-        self.settings = settings
-        self.checkpoint = checkpoint_record(settings.model)
-        self.model = TrajViT2Model.from_pretrained(settings.model, dtype=torch.float32).eval().to(settings.device)
-        self.processor = TrajViT2Processor.from_pretrained(settings.model)
+        super().__init__(settings, TrajViT2Model, TrajViT2Processor)
         self.num_frames = settings.num_frames or self.model.config.num_frames
         self.key = embedding_key(self.checkpoint, self.processor.video_processor, self.num_frames)
 
@@ -76,28 +126,14 @@ class BenchmarkRun:
             counts: of anything but videos.
             **facts: more fields.
         """
-        settings = {
-            name: str(value) if isinstance(value, Path) else value for name, value in vars(self.settings).items()
+        counts = {
+            "videos_listed": len(videos.kept) + len(videos.failures),
+            "videos": len(videos.kept),
+            "videos_unreadable": len(videos.failures),
+            "videos_from_cache": videos.num_from_cache,
+            **counts,
         }
-        return {
-            "task": task,
-            "scores": scores,
-            "counts": {
-                "videos_listed": len(videos.kept) + len(videos.failures),
-                "videos": len(videos.kept),
-                "videos_unreadable": len(videos.failures),
-                "videos_from_cache": videos.num_from_cache,
-                **counts,
-            },
-            "failures": videos.failures,
-            **facts,
-            "checkpoint": self.checkpoint,
-            "config_sha256": self.checkpoint["sha256"]["config.json"],
-            "embedding_key": self.key,
-            "settings": {**settings, "num_frames": self.num_frames},
-            "processor": self.processor.video_processor.to_dict(),
-            "versions": versions(),
-        }
+        return super().record(task, scores, counts, videos.failures, embedding_key=self.key, **facts)
 
 
 def show_failures(record: dict) -> None:
@@ -113,16 +149,19 @@ def show_failures(record: dict) -> None:
 
 
 def run_benchmark(
-    settings: argparse.Namespace, evaluate: Callable[[argparse.Namespace], dict], show: Callable[[dict], None]
+    settings: argparse.Namespace,
+    evaluate: Callable[[argparse.Namespace], dict],
+    show: Callable[[dict], None],
+    file: Path | None,
 ) -> int:
-    """Evaluate, keep the record, show it; returns the exit status, 1 after an error of one line."""
+    """Evaluate, keep the record in a JSON file, show it; returns the exit status, 1 after an error of one line."""
     started = time.time()
     try:
         record = evaluate(settings)
         record["seconds"] = round(time.time() - started, 3)
-        if settings.out:
-            settings.out.parent.mkdir(parents=True, exist_ok=True)
-            settings.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(record, indent=1), encoding="utf-8")
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 1

@@ -2,7 +2,7 @@
 
 In:   a TrajViT2 model and its processor; files, or stretches of files; texts
 Out:  embeddings (N, E) of length 1; the videos that could not be read, by name
-To:   evaluate_retrieval.py, evaluate_zero_shot.py, caption_evaluation
+To:   evaluate_retrieval.py, evaluate_zero_shot.py, caption_evaluation; question_run reads its stretches here
 
 The cache is a folder per combination of weights, processor settings and code, with a safetensors file per batch. A
 file is renamed into place once it is complete, so a run that is killed loses the batch that it was working on.
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import modeling_trajtok
 from modeling_trajtok import TrajViT2Model
-from modeling_trajtok.processors import VideoDecodeError, decode_video, sample_frame_indices
+from modeling_trajtok.processors import DecodedVideo, VideoDecodeError, decode_video, sample_frame_indices
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,32 @@ def file_state(request: VideoRequest) -> str:
     return json.dumps([str(path), facts.st_size, facts.st_mtime_ns, request.start_s, request.end_s])
 
 
-def read_stretch(request: VideoRequest, num_frames: int, **decoder) -> np.ndarray:
-    """Frames (T, H_px, W_px, 3) uint8 of a stretch: the middle of each of ``num_frames`` equal parts of it.
+def missing_file(request: VideoRequest, error: OSError) -> str:
+    """What to say of a request for which `file_state` raised this error."""
+    return f"{request.path or 'no file of this name in the folder of videos'}: {error.strerror}."
+
+
+def frames_of_stretch(request: VideoRequest, num_frames: int, total: int, fps: float) -> np.ndarray:
+    """Which of a video's frames show a stretch: the middle of each of ``num_frames`` equal parts of it.
+
+    Args:
+        request: seconds.
+        num_frames: frames; a stretch with fewer gives all of them.
+        total: frames of the whole video.
+        fps: its frames per second.
+
+    Raises:
+        VideoDecodeError: the video ends before the stretch starts.
+    """
+    first = int((request.start_s or 0.0) * fps)
+    last = total if request.end_s is None else min(total, max(first + 1, round(request.end_s * fps)))
+    if first >= total:
+        raise VideoDecodeError(f"it ends at {total / fps:.1f} s, before the stretch from {request.start_s:g} s")
+    return first + sample_frame_indices(last - first, num_frames=num_frames, strategy="middle")
+
+
+def decode_stretch(request: VideoRequest, num_frames: int, **decoder) -> DecodedVideo:
+    """The frames of `frames_of_stretch` and their times.
 
     Args:
         request: file and seconds.
@@ -156,13 +180,14 @@ def read_stretch(request: VideoRequest, num_frames: int, **decoder) -> np.ndarra
     def choose_frames(total: int, fps: float | None) -> np.ndarray:
         if fps is None:
             raise VideoDecodeError("it has no frame rate, so seconds cannot be found in it")
-        first = int((request.start_s or 0.0) * fps)
-        last = total if request.end_s is None else min(total, max(first + 1, round(request.end_s * fps)))
-        if first >= total:
-            raise VideoDecodeError(f"it ends at {total / fps:.1f} s, before the stretch from {request.start_s:g} s")
-        return first + sample_frame_indices(last - first, num_frames=num_frames, strategy="middle")
+        return frames_of_stretch(request, num_frames, total, fps)
 
-    return decode_video(request.path, choose_frames, **decoder).frames_uint8
+    return decode_video(request.path, choose_frames, **decoder)
+
+
+def read_stretch(request: VideoRequest, num_frames: int, **decoder) -> np.ndarray:
+    """Frames (T, H_px, W_px, 3) uint8 of a stretch; arguments and errors as in `decode_stretch`."""
+    return decode_stretch(request, num_frames, **decoder).frames_uint8
 
 
 @torch.no_grad()
@@ -206,7 +231,7 @@ def embed_videos(
             states.append(file_state(request))
         except OSError as error:
             states.append(None)
-            missing[index] = f"{request.path or 'no file of this name in the folder of videos'}: {error.strerror}."
+            missing[index] = missing_file(request, error)
     todo = {
         state: request
         for state, request in zip(states, requests, strict=True)

@@ -2,18 +2,19 @@
 
 In:   a model, its processor, clips of worlds (ClipRecord with their questions)
 Out:  one dict of scores
-To:   train_trajvlm.py, finetune_trajvlm_lora.py
+To:   train_trajvlm.py, finetune_trajvlm_lora.py, question_run (what counts as the same answer)
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from tqdm import tqdm
 from trajectory_data import ClipRecord
 
 from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMProcessor
+
+from .video_prompts import generate_answers, video_prompts
 
 MAX_ANSWER_TOKENS = 24
 
@@ -23,7 +24,6 @@ def normalised(answer: str) -> str:
     return " ".join(answer.lower().split()).rstrip(" .")
 
 
-@torch.no_grad()
 def answer_questions(
     model: TrajVLMForConditionalGeneration,
     processor: TrajVLMProcessor,
@@ -40,25 +40,8 @@ def answer_questions(
         questions: each asked on its own.
         max_new_tokens: of an answer.
     """
-    conversations = [
-        [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": question}]}]
-        for question in questions
-    ]
-    inputs = processor.apply_chat_template(
-        conversations,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
-        processor_kwargs={"do_sample_frames": False},
-    ).to(model.device)
-    pixels, valid = inputs.pop("pixel_values_videos"), inputs.pop("frame_valid")
-    features = model.get_video_features(pixels[:1], valid[:1])
-    features.pooler_output = features.pooler_output * len(questions)
-    answers = model.generate(
-        **inputs, mm_encoder_outputs={"video": features}, max_new_tokens=max_new_tokens, do_sample=False
-    )
-    return processor.batch_decode(answers[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    prompts = video_prompts(model, processor, video, questions, do_sample_frames=False)
+    return generate_answers(model, processor, prompts, max_new_tokens)
 
 
 def evaluate_questions(
