@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 from trajectory_data import ClipRecord
+from worlds import questions_of
 
 from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMProcessor
 
@@ -50,8 +51,9 @@ def evaluate_questions(
     clips: Sequence[ClipRecord],
     *,
     num_frames: int,
+    extra_types: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Exact match of generated answers on clips of worlds.
+    """Exact match of generated answers on clips of worlds, with questions of ``extra_types`` (see `questions_of`).
 
     Returns:
         exact_match: the mean over types of questions; exact_match/TYPE of each; majority/TYPE: that of the most
@@ -62,7 +64,7 @@ def evaluate_questions(
     right, truth = defaultdict(list), defaultdict(list)
     for index in tqdm(range(len(clips)), desc="held-out clips", leave=False):
         clip = clips[index]
-        questions = clip.metadata["questions"]
+        questions = questions_of(clip.metadata, extra_types)
         if not questions:
             continue
         frames = clip.frames_uint8

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
-from worlds import WorldObject, motion_questions
+from worlds import questions_of
 
 from modeling_trajtok import TrajVLMProcessor
 
@@ -19,14 +19,6 @@ from .clip_cache import ClipCache
 from .recipe import TrajVLMRecipe
 
 CAPTION_REQUESTS = ("Describe the video.", "What happens in the video?", "What is seen?")
-
-
-def questions_of(metadata: dict, extra_types: Sequence[str] = ()) -> list[dict]:
-    """The questions of a clip, and with "motion" among ``extra_types`` also what each object does."""
-    questions = metadata.get("questions", [])
-    if "motion" in extra_types:
-        questions = [*questions, *motion_questions([WorldObject(**one) for one in metadata.get("objects", [])])]
-    return questions
 
 
 def question_turns(questions: Sequence[dict]) -> list[dict[str, str]]:

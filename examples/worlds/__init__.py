@@ -15,7 +15,7 @@ The rooms, in the order in which a world passes through them:
 
 from .dataset import worlds_dataset
 from .distractors import altered_caption, altered_names, altered_summaries, motion_distractors, summary_distractors
-from .language import motion_questions, motions_caption, object_caption, summary_caption
+from .language import motions_caption, object_caption, questions_of, summary_caption
 from .motion import CAMERA_MOTIONS, OBJECT_MOTIONS
 from .render import render_world
 from .shapes import SHAPES
@@ -38,9 +38,9 @@ __all__ = [
     "altered_names",
     "altered_summaries",
     "motion_distractors",
-    "motion_questions",
     "motions_caption",
     "object_caption",
+    "questions_of",
     "render_world",
     "summary_caption",
     "summary_distractors",

@@ -179,8 +179,26 @@ def _occlusion_questions(rng, objects) -> list[dict]:
     return questions
 
 
-def motion_questions(objects: Sequence[WorldObject]) -> list[dict]:
-    """What each object does, in the words of captions: a type that `World.questions` leaves out, to be learnt later."""
+def questions_of(record: dict, extra_types: Sequence[str] = ()) -> list[dict]:
+    """The questions in what is known of a clip (`World.to_record`), if any, and those of further types.
+
+    Args:
+        record: of a world, or of any clip.
+        extra_types: "motion" asks what each object does, in the words of captions.
+
+    Raises:
+        ValueError: for another type.
+    """
+    unknown = set(extra_types) - {"motion"}
+    if unknown:
+        raise ValueError(f"There are no questions of type {', '.join(sorted(unknown))}, expected motion or none.")
+    questions = record.get("questions", [])
+    if "motion" not in extra_types:
+        return questions
+    return [*questions, *_motion_questions([WorldObject(**one) for one in record.get("objects", [])])]
+
+
+def _motion_questions(objects: Sequence[WorldObject]) -> list[dict]:
     rng = np.random.default_rng([one.id for one in objects])
     return [
         _question("motion", f"What does the {one.name} do?", one.motion, _choices(rng, one.motion, OBJECT_MOTIONS))

@@ -11,7 +11,7 @@ from PIL import Image
 from train_trajvlm import main
 from training.caption_tokenizer import learn_chat_tokenizer
 from training.chat_training import AnswerTraining
-from training.chat_views import ChatCollator, ChatViews
+from training.chat_views import CAPTION_REQUESTS, ChatCollator, ChatViews
 from training.clip_cache import ClipCache, open_clips
 from training.recipe import ClipSource, TrajVLMRecipe, load_recipe
 from trajectory_data import open_dataset
@@ -128,6 +128,18 @@ def test_conversations_tell_the_truth(recipe_path, clips):
     views = ChatViews(clips, load_recipe(TrajVLMRecipe, recipe_path, ["stage=captions"]))
     captions = [caption for index in range(len(clips)) for caption in clips.metadata(index)["captions"]]
     assert all(views[number][1]["content"][0]["text"] in captions for number in range(6))
+
+
+def test_descriptions_and_further_types_are_asked_on_request(recipe_path, clips):
+    changes = ["caption_share=0.5", "extra_types=[motion]", "questions_per_clip=20", "num_steps=10"]
+    views = ChatViews(clips, load_recipe(TrajVLMRecipe, recipe_path, changes))
+    described = 0
+    for number in range(len(views)):
+        asked = [message["content"][-1]["text"] for message in views[number]][::2]
+        described += asked[0] in CAPTION_REQUESTS
+        assert not set(asked[1:]) & set(CAPTION_REQUESTS)
+        assert any(question.startswith("What does the ") for question in asked)
+    assert 0.2 < described / len(views) < 0.8
 
 
 def test_similar_lengths_stand_together(recipe_path, tmp_path):

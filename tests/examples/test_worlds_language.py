@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from worlds import WorldConfig, render_world
+from worlds import OBJECT_MOTIONS, WorldConfig, questions_of, render_world
 from worlds.distractors import altered_names, altered_summaries
 from worlds.language import describe_events, largest_object, make_questions
 from worlds.world import WorldObject
@@ -142,3 +142,20 @@ def test_false_names_are_wrong_in_one_thing(worlds):
         assert f" {one.name} " in motion and f" {one.motion}" not in motion
         assert f" {one.shape} " in colour and f" {one.colour} " not in colour and one.motion in colour
         assert altered_names(np.random.default_rng(0), one, 1, with_motion=False)[0].split()[0] == one.colour
+
+
+def test_motions_are_asked_only_on_request(worlds):
+    asked = 0
+    for world in worlds:
+        record = json.loads(json.dumps(world.to_record()))
+        assert questions_of(record) == record["questions"]
+        further = questions_of(record, ["motion"])[len(world.questions) :]
+        for one, question in zip(world.objects, further, strict=True):
+            assert question["type"] == "motion" and question["question"] == f"What does the {one.name} do?"
+            assert question["answer"] == one.motion
+            assert len(set(question["choices"])) == 4 and set(question["choices"]) <= set(OBJECT_MOTIONS)
+            asked += 1
+    assert asked > 100
+    assert questions_of({"messages": []}, ["motion"]) == []
+    with pytest.raises(ValueError, match="no questions of type size, expected motion"):
+        questions_of({}, ["size"])
