@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 from trajectory_data import ClipRecord
 
-from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMProcessor
+from modeling_trajtok import TrajVLMFeatures, TrajVLMForConditionalGeneration, TrajVLMProcessor
 
 MAX_ANSWER_TOKENS = 24
 
@@ -24,12 +24,22 @@ def normalised(answer: str) -> str:
 
 
 @torch.no_grad()
+def encode_video(
+    model: TrajVLMForConditionalGeneration, processor: TrajVLMProcessor, video: np.ndarray
+) -> TrajVLMFeatures:
+    """What the model sees in frames (T, H_px, W_px, 3), all of which are shown; for `answer_questions`."""
+    inputs = processor.video_processor([video], do_sample_frames=False, return_tensors="pt").to(model.device)
+    return model.get_video_features(inputs["pixel_values_videos"], inputs["frame_valid"])
+
+
+@torch.no_grad()
 def answer_questions(
     model: TrajVLMForConditionalGeneration,
     processor: TrajVLMProcessor,
     video: np.ndarray,
     questions: Sequence[str],
     max_new_tokens: int = MAX_ANSWER_TOKENS,
+    features: TrajVLMFeatures | None = None,
 ) -> list[str]:
     """Answer questions about one video, which is encoded once.
 
@@ -39,6 +49,7 @@ def answer_questions(
         video: (T, H_px, W_px, 3) frames, all of which are shown.
         questions: each asked on its own.
         max_new_tokens: of an answer.
+        features: of the video, if `encode_video` has made them before.
     """
     conversations = [
         [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": question}]}]
@@ -53,10 +64,11 @@ def answer_questions(
         processor_kwargs={"do_sample_frames": False},
     ).to(model.device)
     pixels, valid = inputs.pop("pixel_values_videos"), inputs.pop("frame_valid")
-    features = model.get_video_features(pixels[:1], valid[:1])
-    features.pooler_output = features.pooler_output * len(questions)
+    if features is None:
+        features = model.get_video_features(pixels[:1], valid[:1])
+    shown = TrajVLMFeatures(pooler_output=features.pooler_output * len(questions))  # the one video for each question
     answers = model.generate(
-        **inputs, mm_encoder_outputs={"video": features}, max_new_tokens=max_new_tokens, do_sample=False
+        **inputs, mm_encoder_outputs={"video": shown}, max_new_tokens=max_new_tokens, do_sample=False
     )
     return processor.batch_decode(answers[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
