@@ -67,6 +67,7 @@ WORLD_SEED = 2026
 WORLD_CONFIG = WorldConfig.named("eventful", num_frames=32, height=256, width=256, fps=16.0)
 EXAMPLE_QUESTIONS = ("How many different objects are seen?", "How many objects move left?")
 DAY_S = 24 * 60 * 60
+EMPTY = (None, "", None, [], None)  # overlay, figures, `ShownVideo`, conversation, scores
 PROGRESS = gr.Progress()
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["system-ui", "sans-serif"])
 CSS = ".gradio-container {max-width: 1200px !important; margin: auto}"
@@ -184,16 +185,14 @@ class VideoPage:
             path, captions = write_world(Path(folder), WORLD_SEED, index, WORLD_CONFIG)
             yield path, "\n".join(captions), index + 1  # goes on when the page has its copy of the file
 
-    def show(self, path: str | None, progress: gr.Progress = PROGRESS) -> Iterator[tuple]:
+    def show(self, path: str, progress: gr.Progress = PROGRESS) -> Iterator[tuple]:
         """Draw the trajectories of a video.
 
         Yields:
             Overlay, figures, `ShownVideo`, conversation and label scores: first empty, as nothing of the video before
             may stay, then of this video.
         """
-        yield None, "", None, [], None
-        if path is None:
-            return
+        yield EMPTY
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder, told(path):
             progress(0.1, desc="reading the video")
@@ -231,10 +230,6 @@ class VideoPage:
         with told():
             scores = self.checkpoints.classifier(video.frames_uint8, candidate_labels=texts, hypothesis_template="{}")
         return {entry["label"]: entry["score"] for entry in scores}
-
-    def score_if_shown(self, labels: str, video: ShownVideo | None, progress: gr.Progress = PROGRESS) -> dict | None:
-        """As `score`, when there is a video."""
-        return None if video is None else self.score(labels, video, progress)
 
     def ask(
         self, question: str, conversation: list[dict], video: ShownVideo | None, progress: gr.Progress = PROGRESS
@@ -305,10 +300,13 @@ class VideoPage:
                     conversation = self._build_conversation(video)
 
             shown = [overlay, figures, video, conversation, scores]
-            world.click(self.make_world, index, [source, labels, index])
-            changed = source.change(self.show, source, shown)  # dropped, generated, trimmed or taken away
+            # `source.change` would also hear of the generated world, but twice.
+            dropped = source.upload(self.show, source, shown)
+            generated = world.click(self.make_world, index, [source, labels, index]).success(self.show, source, shown)
+            source.clear(lambda: EMPTY, None, shown)
             if self.checkpoints.classifier:
-                changed.success(self.score_if_shown, [labels, video], scores)
+                for event in (dropped, generated):
+                    event.success(self.score, [labels, video], scores)
                 score_button.click(self.score, [labels, video], scores)
         return page
 
@@ -335,6 +333,7 @@ class VideoPage:
             label="Conversation",
             placeholder="Each question is answered on its own.",
             height=300,
+            buttons=[],
             visible=usable,
             elem_id="conversation",
         )

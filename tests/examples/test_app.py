@@ -74,7 +74,7 @@ def shown_video(page, path):
 
 def test_a_video_becomes_an_overlay_that_browsers_play_and_figures(page, clip):
     steps = page.show(clip)
-    assert next(steps) == (None, "", None, [], None)
+    assert next(steps) == app.EMPTY
     overlay, figures, video, conversation, scores = next(steps)
     with av.open(overlay) as file:
         [stream] = file.streams.video
@@ -134,7 +134,7 @@ def test_several_questions_encode_the_video_once(page, clip, monkeypatch):
 
 def test_errors_say_what_was_expected_what_came_and_what_to_do(page, clip, unreadable, monkeypatch):
     steps = page.show(unreadable)
-    assert next(steps) == (None, "", None, [], None)
+    assert next(steps) == app.EMPTY
     with pytest.raises(gr.Error, match=r"^'?broken\.mp4: .*convert it: ffmpeg"):
         next(steps)
     video = shown_video(page, clip)
@@ -156,11 +156,6 @@ def test_errors_say_what_was_expected_what_came_and_what_to_do(page, clip, unrea
     monkeypatch.setattr(app, "read_frames", late)
     with pytest.raises(gr.Error, match=r"my clip\.mp4: reading 16 frames took too long\. Cut it"):
         list(page.show(clip))
-
-
-def test_nothing_is_shown_without_a_video(page):
-    assert list(page.show(None)) == [(None, "", None, [], None)]
-    assert page.score_if_shown("a\nb", None) is None
 
 
 def test_what_is_missing_is_named_and_the_rest_works(folders, clip, tmp_path, capsys):
@@ -267,6 +262,12 @@ class Visitor:
             " ? [video.currentSrc, video.videoWidth, video.videoHeight, video.duration] : null"
         )
 
+    def num_events(self):
+        """How often the page has asked the app to do something."""
+        return self.browser.execute_script(
+            "return performance.getEntriesByType('resource').filter(one => one.name.includes('queue/join')).length"
+        )
+
     def upload(self, path):
         self.browser.execute_script("document.querySelector('#source input[type=file]')?.removeAttribute('hidden')")
         self.find("#source input[type=file]")[0].send_keys(path)
@@ -300,6 +301,7 @@ def test_a_visitor_sees_trajectories_scores_and_answers(browser, address, clip, 
     captions = visitor.find("#labels textarea")[0].get_attribute("value").splitlines()
     wait_for(lambda: all(caption in visitor.text("#scores") for caption in captions), "every caption has a score")
     assert "%" in visitor.text("#scores")
+    assert visitor.num_events() == 3  # the world, its trajectories, its scores
 
     visitor.clear()
     visitor.upload(clip)
