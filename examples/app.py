@@ -70,7 +70,11 @@ DAY_S = 24 * 60 * 60
 EMPTY = (None, "", None, [], None)  # overlay, figures, `ShownVideo`, conversation, scores
 PROGRESS = gr.Progress()
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["system-ui", "sans-serif"])
-CSS = ".gradio-container {max-width: 1200px !important; margin: auto}"
+# A trimmed video would be shown without its trajectories.
+CSS = """
+.gradio-container {max-width: 1200px !important; margin: auto}
+#source [aria-label="Trim video to selection"] {display: none}
+"""
 
 
 @dataclass
