@@ -5,10 +5,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 VIDEO ?=
 
-.PHONY: demo test lint style bench
+.PHONY: demo app test lint style bench
 
 demo: $(VENV)/installed
 	$(RUN) examples/demo.py $(VIDEO)
+
+app: $(VENV)/installed
+	$(RUN) examples/app.py
 
 test: $(VENV)/installed
 	$(RUN) -m pytest

@@ -36,6 +36,7 @@ from evaluation.provenance import checkpoint_record, sha256_of, versions
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save_file
 from tqdm import tqdm
+from transformers.utils import ModelOutput
 from worlds import OBJECT_MOTIONS, WorldConfig, render_world, summary_caption, summary_distractors
 
 from modeling_trajtok import (
@@ -45,7 +46,13 @@ from modeling_trajtok import (
     TrajViT2Processor,
     ZeroShotVideoClassificationPipeline,
 )
-from modeling_trajtok.processors import TrajectoryMap, VideoDecodeError, decode_video, sample_frame_indices
+from modeling_trajtok.processors import (
+    DecodedVideo,
+    TrajectoryMap,
+    VideoDecodeError,
+    decode_video,
+    sample_frame_indices,
+)
 from modeling_trajtok.processors.trajectory_drawing import contact_sheet, draw_overlay, write_video
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -58,15 +65,15 @@ LONGEST_LABEL = 100  # characters in the chart
 DEFAULT_WORLD = {"seed": 2026, "index": 0, "config": WorldConfig(num_frames=32, height=256, width=256, fps=16.0)}
 
 
-def load_checkpoint(name: str) -> tuple[TrajTokModel, TrajTokVideoProcessor, dict]:
-    """Model, processor, and the manifest's record of both; `name` is a folder or a name on the Hub."""
+def load_checkpoint(name: str, option: str = "--model") -> tuple[TrajTokModel, TrajTokVideoProcessor, dict]:
+    """Model, processor, and the manifest's record of both; `name`, given by `option`, is a folder or a Hub name."""
     transformers.utils.logging.disable_progress_bar()
     try:
         model = TrajTokModel.from_pretrained(name).eval().to("cuda" if torch.cuda.is_available() else "cpu")
         processor = TrajTokVideoProcessor.from_pretrained(name)
         record = {**checkpoint_record(name), "device": str(model.device)}
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: weights of another model
-        raise ValueError(f"{name}: no TrajTok checkpoint can be read; pass --model FOLDER. {error}") from error
+        raise ValueError(f"{name}: no TrajTok checkpoint can be read; pass {option} FOLDER. {error}") from error
     return model, processor, record
 
 
@@ -76,26 +83,30 @@ def load_classifier(name: str) -> tuple[ZeroShotVideoClassificationPipeline, dic
         note = f"{name} does not exist, so zero-shot labels are left out; --clip-model FOLDER brings them back."
         print(note, file=sys.stderr)
         return None
+    return read_classifier(name)
+
+
+def read_classifier(name: str, option: str = "--clip-model") -> tuple[ZeroShotVideoClassificationPipeline, dict]:
+    """The zero-shot pipeline of a TrajViT2 checkpoint and its record; `option` gave the name."""
     try:
         model, processor = TrajViT2Model.from_pretrained(name), TrajViT2Processor.from_pretrained(name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         classifier = ZeroShotVideoClassificationPipeline(model=model.eval(), processor=processor, device=device)
         return classifier, checkpoint_record(name)
     except (ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"{name}: no TrajViT2 checkpoint can be read; pass --clip-model FOLDER. {error}") from error
+        raise ValueError(f"{name}: no TrajViT2 checkpoint can be read; pass {option} FOLDER. {error}") from error
 
 
-def write_default_video(folder: Path) -> tuple[str, list[str]]:
-    """Render a world with photographs into a file, so that it goes the way of any user's video.
+def write_world(folder: Path, seed: int, index: int, config: WorldConfig) -> tuple[str, list[str]]:
+    """Render a world into a file, so that it goes the way of any user's video.
 
     Returns:
         The file, and captions of it: the first is true, the others are not.
     """
-    world = render_world(**DEFAULT_WORLD)
+    world = render_world(seed, index, config)
     folder.mkdir(parents=True, exist_ok=True)
     write_video(folder / "world.mp4", world.frames_uint8, world.config.fps)
-    rng = np.random.default_rng(DEFAULT_WORLD["seed"])
-    false = summary_distractors(rng, world.objects, NUM_FALSE_CAPTIONS)
+    false = summary_distractors(np.random.default_rng(seed + index), world.objects, NUM_FALSE_CAPTIONS)
     return str(folder / "world.mp4"), [summary_caption(world.objects), *false]
 
 
@@ -121,11 +132,40 @@ def draw_label_chart(scores: Sequence[dict]) -> Image.Image:
     return chart
 
 
-def write_results(folder: Path, frames_uint8: np.ndarray, tracks: TrajectoryMap, tokens: dict) -> None:
-    """All files of one video but the manifest."""
+def read_frames(name: str, num_frames: int, timeout_s: float) -> DecodedVideo:
+    """Frames spread over the whole video, the middle one of each of `num_frames` equal parts."""
+    sample = partial(sample_frame_indices, num_frames=num_frames, strategy="middle")
+    return decode_video(name, lambda total, _fps: sample(total), timeout_s=timeout_s)
+
+
+def group_patches(
+    frames_uint8: np.ndarray, model: TrajTokModel, processor: TrajTokVideoProcessor, size: dict
+) -> tuple[ModelOutput, dict[str, torch.Tensor]]:
+    """What the model makes of all frames (T, H_px, W_px, 3), read at `size`, and its tokens without the batch axis."""
+    inputs = processor(frames_uint8, do_sample_frames=False, size=size, return_tensors="pt")
+    outputs = model(**inputs.to(model.device), output_high_res=model.config.high_res_factor is not None)
+    return outputs, {key: outputs[key][0].cpu() for key in ("trajectory_embeds", "token_valid", "trajectory_ids")}
+
+
+def count_tokens(tokens: dict[str, torch.Tensor], num_trajectories: int) -> dict[str, int]:
+    """How many patches, trajectories that own at least one of them, and valid tokens."""
+    return {
+        "patches": tokens["trajectory_ids"].numel(),
+        "trajectories": int(tokens["token_valid"].view(num_trajectories, -1).any(dim=1).sum()),
+        "tokens": int(tokens["token_valid"].sum()),
+    }
+
+
+def write_overlay(path: Path, frames_uint8: np.ndarray, tracks: TrajectoryMap) -> None:
+    """The video with every trajectory in its colour, as fast as the source, within what the eye can follow."""
     seconds = np.ptp(tracks.frame_times_s)
     fps = (tracks.num_frames - 1) / seconds if seconds else 1.0
-    write_video(folder / "overlay.mp4", draw_overlay(frames_uint8, tracks), fps=min(max(fps, 4.0), 30.0))
+    write_video(path, draw_overlay(frames_uint8, tracks), fps=min(max(fps, 4.0), 30.0))
+
+
+def write_results(folder: Path, frames_uint8: np.ndarray, tracks: TrajectoryMap, tokens: dict) -> None:
+    """All files of one video but the manifest."""
+    write_overlay(folder / "overlay.mp4", frames_uint8, tracks)
     contact_sheet(frames_uint8, tracks).save(folder / "contact_sheet.png")
     record = {name: getattr(tracks, name).tolist() for name in ("ids", "frame_indices", "frame_times_s")}
     record["masks"] = tracks.to_coco_rle()
@@ -151,12 +191,9 @@ def tokenize_video(
         progress.update()
 
     with step("decode"):
-        sample = partial(sample_frame_indices, num_frames=settings["num_frames"], strategy="middle")
-        video = decode_video(name, lambda total, _fps: sample(total), timeout_s=processor.decode_timeout_s)
+        video = read_frames(name, settings["num_frames"], processor.decode_timeout_s)
     with step("model"):
-        inputs = processor(video.frames_uint8, do_sample_frames=False, size=settings["size"], return_tensors="pt")
-        outputs = model(**inputs.to(model.device), output_high_res=model.config.high_res_factor is not None)
-        tokens = {key: outputs[key][0].cpu() for key in ("trajectory_embeds", "token_valid", "trajectory_ids")}
+        outputs, tokens = group_patches(video.frames_uint8, model, processor, settings["size"])
     with step("drawing"):
         size_hw = video.frames_uint8.shape[1:3]
         source = {"frames_indices": video.frame_indices, "frame_times_s": video.frame_times_s}
@@ -181,15 +218,15 @@ def tokenize_video(
             (folder / "labels.json").write_text(record + "\n", encoding="utf-8")
         labels = {"label_score": round(scores[0]["score"], 3), "label": scores[0]["label"]}
 
-    num_patches, num_tokens = tokens["trajectory_ids"].numel(), int(tokens["token_valid"].sum())
+    counts = count_tokens(tokens, model.config.num_trajectories)
     row = {
         "video": Path(name).name,
         "frames": tracks.num_frames,
-        "patches": num_patches,
-        "trajectories": int(tokens["token_valid"].view(model.config.num_trajectories, -1).any(dim=1).sum()),
+        "patches": counts["patches"],
+        "trajectories": counts["trajectories"],
         "drawn": len(tracks.ids),
-        "tokens": num_tokens,
-        "patches_per_token": round(num_patches / num_tokens, 1),
+        "tokens": counts["tokens"],
+        "patches_per_token": round(counts["patches"] / counts["tokens"], 1),
         **seconds,
         **labels,
     }
@@ -215,14 +252,19 @@ def print_table(rows: list[dict]) -> None:
         print(name.ljust(widths[0]), *(n.rjust(width) for n, width in zip(numbers, widths[1:], strict=True)), sep="  ")
 
 
-def complain(error: Exception, name: str = "") -> None:
-    """Say on one line what went wrong, with which file, and what to do."""
+def explain(error: Exception, name: str = "") -> str:
+    """One line about what went wrong, with which file, and what to do."""
     message = " ".join(str(error).split())
     if name not in message:
         message = f"{name}: {message}"
     if isinstance(error, VideoDecodeError) and Path(name).is_file():
         message += " Does it play elsewhere? Copy it again, or convert it: ffmpeg -i OLD NEW.mp4"
-    tqdm.write(f"error: {message}", file=sys.stderr)
+    return message
+
+
+def complain(error: Exception, name: str = "") -> None:
+    """Print the explanation of an error."""
+    tqdm.write(f"error: {explain(error, name)}", file=sys.stderr)
 
 
 def size_px(text: str) -> dict[str, int]:
@@ -252,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint = load_checkpoint(arguments.model)
         clip_checkpoint = load_classifier(arguments.clip_model)
         if not videos:
-            world, captions = write_default_video(arguments.out)
+            world, captions = write_world(arguments.out, **DEFAULT_WORLD)
             videos, settings["labels"] = [world], arguments.labels or captions
     except (ValueError, OSError) as error:
         complain(error)

@@ -15,7 +15,7 @@ from worlds import questions_of
 
 from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMProcessor
 
-from .video_prompts import generate_answers, video_prompts
+from .video_prompts import encode_video, generate_answers, video_prompts
 
 MAX_ANSWER_TOKENS = 24
 
@@ -41,8 +41,8 @@ def answer_questions(
         questions: each asked on its own.
         max_new_tokens: of an answer.
     """
-    prompts = video_prompts(model, processor, video, questions, do_sample_frames=False)
-    return generate_answers(model, processor, prompts, max_new_tokens)
+    encoded = encode_video(model, processor, video, do_sample_frames=False)
+    return generate_answers(model, processor, video_prompts(processor, encoded, questions), max_new_tokens)
 
 
 def evaluate_questions(

@@ -37,7 +37,7 @@ from .embedding_cache import (
 from .question_evaluation import MAX_ANSWER_TOKENS
 from .question_files import VideoQuestion
 from .question_scoring import chosen_letter, chosen_text, possible_answers, prompt_text
-from .video_prompts import VideoPrompt, answer_log_likelihoods, generate_answers, video_prompts
+from .video_prompts import VideoPrompt, answer_log_likelihoods, encode_video, generate_answers, video_prompts
 
 SCORING = ("likelihood", "generation")
 # Some releases of MVBench have videos that were cut to their stretches, in folders of their own.
@@ -223,7 +223,7 @@ class QuestionRun(CheckpointRun):
         """Prompts about one video; see `video_prompts` for errors."""
         video, settings = self._video(request, questions[0].frames_per_second)
         texts = [prompt_text(question, self.settings.answers) for question in questions]
-        return video_prompts(self.model, self.processor, video, texts, **settings)
+        return video_prompts(self.processor, encode_video(self.model, self.processor, video, **settings), texts)
 
     def _video(self, request: VideoRequest, frames_per_second: float | None) -> tuple[Any, dict]:
         """A file or frames, and the processor's settings for it."""

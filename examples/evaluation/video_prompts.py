@@ -17,6 +17,20 @@ from modeling_trajtok.outputs_trajtok import TrajVLMFeatures
 
 
 @dataclass(frozen=True)
+class EncodedVideo:
+    """A video that questions can be asked about.
+
+    Attributes:
+        input_ids: what stands for it in a prompt: a placeholder for each of its tokens, with times between them if
+            the processor writes any.
+        embeds: (n, d) its trajectory tokens.
+    """
+
+    input_ids: tuple[int, ...]
+    embeds: Tensor
+
+
+@dataclass(frozen=True)
 class VideoPrompt:
     """A question, ready for the model.
 
@@ -42,53 +56,59 @@ def _adds_special_tokens(processor: TrajVLMProcessor, text: str) -> bool:
 
 
 @torch.no_grad()
-def video_prompts(
-    model: TrajVLMForConditionalGeneration,
-    processor: TrajVLMProcessor,
-    video: Any,
-    questions: Sequence[str],
-    **settings,
-) -> list[VideoPrompt]:
-    """Encode a video, and write a prompt for each question about it.
+def encode_video(
+    model: TrajVLMForConditionalGeneration, processor: TrajVLMProcessor, video: Any, **settings
+) -> EncodedVideo:
+    """Make the trajectory tokens of a video, to be asked about as often as one likes.
 
     Args:
         model: that will answer.
         processor: of the model.
         video: a file, or (T, H_px, W_px, 3) frames.
-        questions: each asked on its own.
         **settings: of the processor, such as ``num_frames``.
 
     Raises:
         VideoDecodeError: the video cannot be read.
-        ValueError: a prompt that does not fit the language model.
+        ValueError: a video that does not fit the language model.
     """
-    conversations = [
-        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
-        for question in questions
-    ]
-    texts = processor.apply_chat_template(conversations, add_generation_prompt=True)
-    rows = [_tokens(processor, text) for text in texts]
-    for question, row in zip(questions, rows, strict=True):
-        if row.count(processor.video_token_id) != 1:
-            raise ValueError(
-                f"The question {question!r} gives a prompt with {row.count(processor.video_token_id)} placeholders of "
-                f"videos, expected one. Take {processor.video_token!r} out of the question."
-            )
-    special = _adds_special_tokens(processor, texts[0])
-    inputs = processor(text=texts[:1], videos=[video], return_tensors="pt", add_special_tokens=special, **settings)
+    [text] = _texts(processor, ["?"])
+    row, special = _tokens(processor, text), _adds_special_tokens(processor, text)
+    inputs = processor(text=[text], videos=[video], return_tensors="pt", add_special_tokens=special, **settings)
     if "mm_encoder_outputs" in inputs:
         features = inputs["mm_encoder_outputs"]["video"]
     else:
         pixels, valid = (inputs[name].to(model.device) for name in ("pixel_values_videos", "frame_valid"))
         features = model.get_video_features(pixels, valid)
-    # What stands for the video in the first prompt stands for it in all of them.
-    whole, place = inputs["input_ids"][0].tolist(), rows[0].index(processor.video_token_id)
-    span = whole[place : len(whole) - (len(rows[0]) - place - 1)]
+    # What stands for the video in this prompt stands for it in all others.
+    whole, place = inputs["input_ids"][0].tolist(), row.index(processor.video_token_id)
+    return EncodedVideo(tuple(whole[place : len(whole) - (len(row) - place - 1)]), features.pooler_output[0])
+
+
+def video_prompts(processor: TrajVLMProcessor, video: EncodedVideo, questions: Sequence[str]) -> list[VideoPrompt]:
+    """Write a prompt for each question about a video.
+
+    Raises:
+        ValueError: for a question that holds the placeholder of a video.
+    """
     prompts = []
-    for text, row in zip(texts, rows, strict=True):
+    for question, text in zip(questions, _texts(processor, questions), strict=True):
+        row = _tokens(processor, text)
+        if row.count(processor.video_token_id) != 1:
+            raise ValueError(
+                f"The question {question!r} gives a prompt with {row.count(processor.video_token_id)} placeholders of "
+                f"videos, expected one. Take {processor.video_token!r} out of the question."
+            )
         place = row.index(processor.video_token_id)
-        prompts.append(VideoPrompt(text, (*row[:place], *span, *row[place + 1 :]), features.pooler_output[0]))
+        prompts.append(VideoPrompt(text, (*row[:place], *video.input_ids, *row[place + 1 :]), video.embeds))
     return prompts
+
+
+def _texts(processor: TrajVLMProcessor, questions: Sequence[str]) -> list[str]:
+    conversations = [
+        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
+        for question in questions
+    ]
+    return processor.apply_chat_template(conversations, add_generation_prompt=True)
 
 
 def _batch(

@@ -18,7 +18,13 @@ from evaluation.question_evaluation import answer_questions
 from evaluation.question_files import VideoQuestion, question_files, read_questions
 from evaluation.question_run import AnswerFile, locate, read_pictures
 from evaluation.question_scoring import chosen_letter, is_right, prompt_text, question_scores
-from evaluation.video_prompts import answer_log_likelihoods, answer_tokens, generate_answers, video_prompts
+from evaluation.video_prompts import (
+    answer_log_likelihoods,
+    answer_tokens,
+    encode_video,
+    generate_answers,
+    video_prompts,
+)
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
@@ -382,7 +388,9 @@ def test_prompts_are_those_of_the_chat_template(vlm_config, vlm_tokenizer, selec
     if selection == "valid":
         processor.trajectory_model = model
     settings = {"video_metadata": [{"fps": 2.0}]}
-    prompts = video_prompts(model, processor, clip(0), ASKED, do_sample_frames=False, **settings)
+    prompts = video_prompts(
+        processor, encode_video(model, processor, clip(0), do_sample_frames=False, **settings), ASKED
+    )
     for question, prompt in zip(ASKED, prompts, strict=True):
         inputs = encoded(processor, clip(0), question, **settings)
         assert list(prompt.input_ids) == inputs["input_ids"][0].tolist()
@@ -391,14 +399,20 @@ def test_prompts_are_those_of_the_chat_template(vlm_config, vlm_tokenizer, selec
         found = generate_answers(model, processor, [prompt], 4)
         assert found == processor.batch_decode(expected, skip_special_tokens=True)
     with pytest.raises(ValueError, match=r"with 2 placeholders of videos, expected one"):
-        video_prompts(model, processor, clip(0), ["what <|video_pad|> ?"], do_sample_frames=False, **settings)
+        video_prompts(
+            processor,
+            encode_video(model, processor, clip(0), do_sample_frames=False, **settings),
+            ["what <|video_pad|> ?"],
+        )
 
 
 def test_likelihoods_are_those_of_the_plain_forward(loaded):
     model, processor = loaded
     prompts, answers, expected = [], [("A", "B", "C"), ("red", "blue star", "two three objects"), ("two", "three")], []
     for seed, (question, listed) in enumerate(zip(ASKED, answers, strict=True)):
-        prompts += video_prompts(model, processor, clip(seed), [question], do_sample_frames=False)
+        prompts += video_prompts(
+            processor, encode_video(model, processor, clip(seed), do_sample_frames=False), [question]
+        )
         inputs = encoded(processor, clip(seed), question)
         length, found = inputs["input_ids"].shape[1], []
         for answer in listed:
@@ -423,7 +437,7 @@ def test_likelihoods_are_those_of_the_plain_forward(loaded):
 
 def test_letters_of_a_prompt_cost_one_sequence(loaded, monkeypatch):
     model, processor = loaded
-    prompts = video_prompts(model, processor, clip(0), ASKED, do_sample_frames=False)
+    prompts = video_prompts(processor, encode_video(model, processor, clip(0), do_sample_frames=False), ASKED)
     rows, forward = [], model.forward
     monkeypatch.setattr(model, "forward", lambda **inputs: rows.append(len(inputs["input_ids"])) or forward(**inputs))
     answer_log_likelihoods(model, processor, prompts, [("A", "B", "C", "D")] * 3, 2)
@@ -436,7 +450,7 @@ def test_a_batch_of_several_videos_answers_as_each_alone(loaded):
     prompts = [
         prompt
         for seed, frames in ((0, 4), (1, 7))
-        for prompt in video_prompts(model, processor, clip(seed, frames), ASKED, **settings)
+        for prompt in video_prompts(processor, encode_video(model, processor, clip(seed, frames), **settings), ASKED)
     ]
     assert len({len(prompt.input_ids) for prompt in prompts}) > 3  # the batch is padded
     together = generate_answers(model, processor, prompts, 6)
@@ -625,7 +639,9 @@ def test_a_stretch_is_looked_at_alone(run, questions, loaded, tmp_path):
     frames = decode_video(tmp_path / "videos" / "clip1.mp4").frames_uint8
     asked = prompt_text(read_questions(questions)[4], "letters")
     for chosen, same in (([10, 13, 15, 18], True), ([2, 7, 12, 17], False)):  # of frames 10..19, and of all
-        prompts = video_prompts(model, processor, frames[chosen], [asked], do_sample_frames=False)
+        prompts = video_prompts(
+            processor, encode_video(model, processor, frames[chosen], do_sample_frames=False), [asked]
+        )
         expected = answer_log_likelihoods(model, processor, prompts, [("A", "B")], 1)[0]
         assert (np.abs(np.subtract(found["log_likelihoods"], expected)).max() < 1e-3) == same
 
