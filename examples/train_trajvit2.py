@@ -57,10 +57,18 @@ def build_tokenizer(recipe: TrajViT2Recipe, clips: ClipCache, folder: Path) -> P
     return AutoTokenizer.from_pretrained(folder)
 
 
+def changed_config(config: TrajViT2Config, changes: dict) -> TrajViT2Config:
+    """A configuration with some fields, or fields of its parts, set to other values."""
+    fields = config.to_dict()
+    for name, value in changes.items():
+        fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
+    return TrajViT2Config(**fields)
+
+
 def build_model(recipe: TrajViT2Recipe, tokenizer: PreTrainedTokenizerBase) -> TrajViT2Model:
     """The model of the recipe, with the weights that the recipe starts from."""
     if recipe.initial_checkpoint:
-        config = TrajViT2Config.from_pretrained(recipe.initial_checkpoint)
+        config = changed_config(TrajViT2Config.from_pretrained(recipe.initial_checkpoint), recipe.model)
         return TrajViT2Model.from_pretrained(recipe.initial_checkpoint, config=config, dtype=torch.float32)
     settings = dict(recipe.model)
     trajtok = settings.pop("trajtok_config", {})

@@ -114,6 +114,7 @@ class TrajTokConfig(CheckedConfig):
         encoder_queries: what the encoder's queries start from: learnt "latents", the soft "mean" of each trajectory's
             patch features, or the sum of both. With "mean" the gradient of a task reaches the segmenter.
         track_embedding: add to each token an embedding of its trajectory's path: place, area and spread over time.
+        outline_embedding: add to each token an embedding of its trajectory's silhouette in its bounding box.
             Without it (as in the original) a token cannot tell where its trajectory is or how it moves unless the
             features do.
         detach_segmentation: stop the gradient of a task, through trajectory tokens, into the segmenter; the
@@ -162,6 +163,7 @@ class TrajTokConfig(CheckedConfig):
     max_tokens_per_trajectory: int = 1
     encoder_queries: Literal["latents", "mean", "latents_and_mean"] = "latents"
     track_embedding: bool = False
+    outline_embedding: bool = False
     detach_segmentation: bool = False
     encoder_input_size: int | None = None
     encoder_output_size: int | None = None

@@ -66,6 +66,50 @@ class TrajTokTrackEmbedding(nn.Module):
         return values.view(len(trajectory_ids), grid.t, num_trajectories, self.NUM_VALUES)
 
 
+class TrajTokOutlineEmbedding(nn.Module):
+    """A trajectory as a silhouette: how it fills its bounding box, mean over frames, through an MLP."""
+
+    SIDE = 8  # cells per side of the box
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.up_proj = nn.Linear(self.SIDE**2, width)
+        self.down_proj = nn.Linear(width, width)
+
+    def forward(self, trajectory_ids: Tensor, num_trajectories: int, grid: GridSize) -> Tensor:
+        """Ids (B, N), -1 = none -> (B, K, D)."""
+        values = self.outlines(trajectory_ids, num_trajectories, grid).flatten(2)
+        return self.down_proj(F.gelu(self.up_proj(values.to(self.up_proj.weight.dtype))))
+
+    def outlines(self, trajectory_ids: Tensor, num_trajectories: int, grid: GridSize) -> Tensor:
+        """Share of a trajectory's frames in which a cell of its box is its own: ids (B, N) -> (B, K, SIDE, SIDE)."""
+        device, batch = trajectory_ids.device, len(trajectory_ids)
+        slots = trajectory_ids.view(-1, grid.patches_per_frame) % (num_trajectories + 1)
+        place = torch.arange(grid.patches_per_frame, device=device)
+        first_row, last_row = self._extent(slots, place // grid.w, num_trajectories)
+        first_column, last_column = self._extent(slots, place % grid.w, num_trajectories)
+        present = last_row >= 0
+        steps = (torch.arange(self.SIDE, device=device) + 0.5) / self.SIDE
+        rows, columns = (
+            (first.unsqueeze(-1) + steps * (last + 1 - first).unsqueeze(-1)).long() * present.unsqueeze(-1)
+            for first, last in ((first_row, last_row), (first_column, last_column))
+        )
+        cells = rows.unsqueeze(-1) * grid.w + columns.unsqueeze(-2)
+        owner = torch.arange(num_trajectories, device=device).view(-1, 1, 1)
+        own = slots.gather(1, cells.flatten(1)).view_as(cells) == owner
+        own = (own & present[:, :, None, None]).float().view(batch, -1, *own.shape[1:]).sum(dim=1)
+        frames = present.float().view(batch, -1, num_trajectories).sum(dim=1)
+        return own / frames.clamp(min=1)[:, :, None, None]
+
+    @staticmethod
+    def _extent(slots: Tensor, position: Tensor, num_trajectories: int) -> tuple[Tensor, Tensor]:
+        """First and last position of each trajectory in each frame, (B*T, K) each; absent ones end at -1."""
+        position, shape = position.expand(len(slots), -1), (len(slots), num_trajectories + 1)
+        first = slots.new_full(shape, slots.shape[1]).scatter_reduce(1, slots, position, "amin")
+        last = slots.new_full(shape, -1).scatter_reduce(1, slots, position, "amax")
+        return first[:, :-1], last[:, :-1]
+
+
 class TrajTokEncoder(nn.Module):
     """K*L queries, each reading the patches of its own trajectory."""
 
@@ -91,6 +135,9 @@ class TrajTokEncoder(nn.Module):
         )
         self.output_proj = nn.Linear(width, config.encoder_output_size)
         self.track_embedding = TrajTokTrackEmbedding(config.encoder_output_size) if config.track_embedding else None
+        self.outline_embedding = (
+            TrajTokOutlineEmbedding(config.encoder_output_size) if config.outline_embedding else None
+        )
 
     def forward(
         self,
@@ -128,6 +175,9 @@ class TrajTokEncoder(nn.Module):
         if self.track_embedding is not None:
             tracks = self.track_embedding(trajectory_ids, self.num_trajectories, blocks.grid, num_frames)
             tokens = tokens + tracks.repeat_interleave(tokens_per_trajectory, dim=1)
+        if self.outline_embedding is not None:
+            outlines = self.outline_embedding(trajectory_ids, self.num_trajectories, blocks.grid)
+            tokens = tokens + outlines.repeat_interleave(tokens_per_trajectory, dim=1)
 
         present = trajectory_ids.new_zeros(batch, self.num_trajectories + 1, dtype=torch.bool)
         present = present.scatter(1, trajectory_ids % (self.num_trajectories + 1), True)[:, :-1]

@@ -102,7 +102,7 @@ class TrajViT2Recipe(LoopRecipe):
     """Contrastive training of videos and captions. Sizes in frames, pixels and clips.
 
     Attributes:
-        model: keywords of `TrajViT2Config`; ``trajtok_config`` is completed by the configuration of the checkpoint.
+        model: keywords of `TrajViT2Config`; the rest is taken from the configuration of the checkpoint, if any.
         trajtok_checkpoint: folder or Hub name of a TrajTok model to start from; empty = random weights.
         initial_checkpoint: folder or Hub name of a whole TrajViT2 model to start from, with its tokenizer.
         train: clips with captions to learn from.

@@ -23,7 +23,8 @@ def checkpoint(tiny_config, tmp_path):
     letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     config = TrajViT2Config(
-        trajtok_config=tiny_config.to_dict() | {"encoder_output_size": 32, "track_embedding": True},
+        trajtok_config=tiny_config.to_dict()
+        | {"encoder_output_size": 32, "track_embedding": True, "outline_embedding": True},
         transformer_config={
             "hidden_size": 32,
             "num_hidden_layers": 1,

@@ -27,7 +27,7 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 VARIANTS = {
     "sequence": {},
     "grid": {"query_positions": "grid", "encoder_positions": "grid"},
-    "mean": {"encoder_queries": "mean"},
+    "mean": {"encoder_queries": "mean", "track_embedding": True, "outline_embedding": True},
     "latents_and_mean": {"encoder_queries": "latents_and_mean", "encoder_positions": "grid"},
 }
 ENCODED = ("trajectory_embeds", "token_valid", "trajectory_ids", "trajectory_queries")

@@ -23,7 +23,7 @@ from modeling_trajtok import (
     TrajViT2Processor,
     TrajViT2VideoModel,
 )
-from modeling_trajtok.encoder_trajtok import TrajTokTrackEmbedding
+from modeling_trajtok.encoder_trajtok import TrajTokOutlineEmbedding, TrajTokTrackEmbedding
 from modeling_trajtok.grid_ops import GridSize
 from modeling_trajtok.losses_trajvit2 import contrastive_loss
 
@@ -69,7 +69,12 @@ def build(config: TrajViT2Config, model_class=TrajViT2Model):
 
 @pytest.fixture
 def model(tiny_config) -> TrajViT2Model:
-    return build(config_of(tiny_config, trajtok={"encoder_queries": "latents_and_mean", "track_embedding": True}))
+    return build(
+        config_of(
+            tiny_config,
+            trajtok={"encoder_queries": "latents_and_mean", "track_embedding": True, "outline_embedding": True},
+        )
+    )
 
 
 @pytest.fixture
@@ -116,7 +121,7 @@ def test_an_image_is_a_clip_of_one_frame(model, clips):
 
 @pytest.mark.parametrize("tracks", [True, False])
 def test_a_padded_clip_is_the_clip_alone(tiny_config, clips, tracks):
-    model = build(config_of(tiny_config, trajtok={"track_embedding": tracks}))
+    model = build(config_of(tiny_config, trajtok={"track_embedding": tracks, "outline_embedding": tracks}))
     frame_valid = torch.tensor([[True] * 4, [True, True, False, False], [True] * 3 + [False]])
     with torch.no_grad():
         padded = model.get_video_features(clips, frame_valid, output_trajectory_features=True)
@@ -156,6 +161,41 @@ def test_tracks_tell_how_a_thing_moves(tiny_config):
         model = TrajTokModel(TrajTokConfig(**config)).eval()
         there, back = tokens_of(model, features, ids), tokens_of(model, features, ids.flip(1))
         assert torch.allclose(there, back, atol=1e-5) is not tracks
+
+
+def test_outlines_by_hand():
+    """Trajectory 0 is a square, then a bar elsewhere; 2 is its missing corner; 1 is the ground of the first frame."""
+    ids = torch.ones(1, 2, 6, 6, dtype=torch.long)
+    ids[0, 0, 1:4, 1:4] = 0
+    ids[0, 0, 1, 1] = 2
+    ids[0, 1] = -1
+    ids[0, 1, 3:5, 2:5] = 0
+    outlines = TrajTokOutlineEmbedding(8).outlines(ids.view(1, -1), 4, GridSize(2, 6, 6))[0]
+    expected = torch.ones(8, 8)
+    expected[:3, :3] = 0.5
+    assert torch.equal(outlines[0], expected)
+    ground = torch.ones(8, 8)
+    ground[1:5, 1:5] = 0
+    ground[0, 0] = 1
+    assert torch.equal(outlines[1], ground)
+    assert outlines[2].all() and not outlines[3].any()
+
+
+def test_outlines_tell_what_a_thing_looks_like(tiny_config):
+    """Two silhouettes of the same place and size: only the outline differs."""
+    upright, diagonal = torch.ones(2, 1, 1, 9, 9, dtype=torch.long)
+    upright[0, 0, 3:6, 4] = upright[0, 0, 4, 3:6] = 0
+    diagonal[0, 0, 3:6, 3:6] = torch.tensor([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    features = torch.ones(1, 81, 48)
+    for outlines in (True, False):
+        torch.manual_seed(0)
+        model = TrajTokModel(TrajTokConfig(**tiny_config.to_dict() | {"outline_embedding": outlines})).eval()
+        with torch.no_grad():
+            tokens = [
+                model(patch_features=features, patch_grid=(1, 9, 9), trajectory_ids=ids).trajectory_embeds[:, :2]
+                for ids in (upright, diagonal)
+            ]
+        assert torch.allclose(*tokens, atol=1e-5) is not outlines
 
 
 def test_tracks_by_hand():
