@@ -61,7 +61,7 @@ def evaluate_questions(
     """
     was_training = model.training
     model.eval()
-    right, truth = defaultdict(list), defaultdict(list)
+    scores = AnswerScores()
     for index in tqdm(range(len(clips)), desc="held-out clips", leave=False):
         clip = clips[index]
         questions = questions_of(clip.metadata, extra_types)
@@ -69,16 +69,32 @@ def evaluate_questions(
             continue
         frames = clip.frames_uint8
         chosen = np.linspace(0, len(frames) - 1, num_frames).round().astype(int)
-        answers = answer_questions(model, processor, frames[chosen], [one["question"] for one in questions])
-        for question, answer in zip(questions, answers, strict=True):
-            right[question["type"]].append(normalised(answer) == normalised(question["answer"]))
-            truth[question["type"]].append(question["answer"])
+        scores.add(
+            questions, answer_questions(model, processor, frames[chosen], [one["question"] for one in questions])
+        )
     model.train(was_training)
-    kinds = sorted(right)
-    return {
-        "exact_match": float(np.mean([np.mean(right[kind]) for kind in kinds])),
-        **{f"exact_match/{kind}": float(np.mean(right[kind])) for kind in kinds},
-        **{f"majority/{kind}": Counter(truth[kind]).most_common(1)[0][1] / len(truth[kind]) for kind in kinds},
-        "questions": float(sum(map(len, right.values()))),
-        "clips": float(len(clips)),
-    }
+    return {**scores.summary(), "clips": float(len(clips))}
+
+
+class AnswerScores:
+    """Counts right answers by type of question."""
+
+    def __init__(self):
+        self._right, self._truth = defaultdict(list), defaultdict(list)
+
+    def add(self, questions: Sequence[dict], answers: Sequence[str]) -> None:
+        """Count answers to questions with their ``type`` and true ``answer``."""
+        for question, answer in zip(questions, answers, strict=True):
+            self._right[question["type"]].append(normalised(answer) == normalised(question["answer"]))
+            self._truth[question["type"]].append(question["answer"])
+
+    def summary(self) -> dict[str, float]:
+        """exact_match, exact_match/TYPE and majority/TYPE, see `evaluate_questions`; questions: how many."""
+        right, truth = self._right, self._truth
+        kinds = sorted(right)
+        return {
+            "exact_match": float(np.mean([np.mean(right[kind]) for kind in kinds])),
+            **{f"exact_match/{kind}": float(np.mean(right[kind])) for kind in kinds},
+            **{f"majority/{kind}": Counter(truth[kind]).most_common(1)[0][1] / len(truth[kind]) for kind in kinds},
+            "questions": float(sum(map(len, right.values()))),
+        }

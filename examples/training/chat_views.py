@@ -21,6 +21,16 @@ from .recipe import TrajVLMRecipe
 CAPTION_REQUESTS = ("Describe the video.", "What happens in the video?", "What is seen?")
 
 
+def choose_questions(questions: Sequence[dict], rng: np.random.Generator, count: int) -> list[dict]:
+    """At most ``count`` questions, the types in turn, so that frequent types do not crowd out the others."""
+    by_type = {}
+    for place in rng.permutation(len(questions)):
+        by_type.setdefault(questions[place]["type"], []).append(questions[place])
+    rounds = [same[number] for number in range(len(questions)) for same in by_type.values() if number < len(same)]
+    chosen = rounds[:count]
+    return [chosen[place] for place in rng.permutation(len(chosen))]
+
+
 def question_turns(questions: Sequence[dict]) -> list[dict[str, str]]:
     """Questions of a world as turns of a conversation."""
     turns = []
@@ -92,25 +102,17 @@ class ChatViews(Dataset):
         if self.recipe.stage == "captions" or not questions:
             return self._description(metadata, rng)
         described = self._description(metadata, rng) if rng.random() < self.recipe.caption_share else []
-        return [*described, *question_turns([questions[place] for place in self._chosen(questions, rng)])]
+        return [*described, *question_turns(self._chosen(questions, rng))]
+
+    def _chosen(self, questions: Sequence[dict], rng: np.random.Generator) -> list[dict]:
+        asked = [question for question in questions if question["type"] not in self.recipe.left_out_types]
+        return choose_questions(asked, rng, self.recipe.questions_per_clip)
 
     @staticmethod
     def _description(metadata: dict, rng: np.random.Generator) -> list[dict[str, str]]:
         captions = metadata["captions"]
         request = CAPTION_REQUESTS[rng.integers(len(CAPTION_REQUESTS))]
         return question_turns([{"question": request, "answer": captions[rng.integers(len(captions))]}])
-
-    def _chosen(self, questions: Sequence[dict], rng: np.random.Generator) -> list[int]:
-        """Some questions, the types in turn, so that frequent types do not crowd out the others."""
-        by_type = {}
-        for place in rng.permutation(len(questions)):
-            if questions[place]["type"] not in self.recipe.left_out_types:
-                by_type.setdefault(questions[place]["type"], []).append(place)
-        rounds = [
-            places[number] for number in range(len(questions)) for places in by_type.values() if number < len(places)
-        ]
-        chosen = rounds[: self.recipe.questions_per_clip]
-        return [chosen[place] for place in rng.permutation(len(chosen))]
 
 
 class ChatCollator:
