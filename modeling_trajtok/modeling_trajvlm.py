@@ -237,11 +237,11 @@ class TrajVLMTokenProjection(nn.Module):
         self.connector = TrajVLMProjector(width, config.projector_ratio * text_size, text_size)
 
     def forward(self, videos: TrajViT2VideoOutput) -> TrajVLMGroupingOutput:
-        """States (C, 1 + K, D) of the tower, without CLS, as tokens (C, K, d)."""
+        """States (C, 1 + K, D) of the tower, without CLS, as tokens (C, K, d); those of empty trajectories are zero."""
         states = videos.last_hidden_state[:, 1:]
         return TrajVLMGroupingOutput(
             last_hidden_state=states,
-            trajectory_embeds=self.connector(states),
+            trajectory_embeds=self.connector(states) * videos.token_valid.unsqueeze(-1),
             num_patches=count_patches(videos.trajectory_ids.flatten(1), self.num_trajectories),
             trajectory_ids=videos.trajectory_ids,
             trajtok_output=videos.trajtok_output,

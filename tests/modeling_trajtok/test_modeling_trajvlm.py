@@ -576,7 +576,10 @@ def test_from_components_with_a_trajvit2(trajvit2_config, vlm_config, tmp_path, 
     clip = torch.randn(1, 4, 3, 48, 48)
     with torch.no_grad():
         states = whole.video_model(clip, tokens_per_trajectory=1).last_hidden_state[:, 1:]
-        assert torch.equal(model.get_video_features(clip).last_hidden_state, states)
+        features = model.get_video_features(clip)
+        assert torch.equal(features.last_hidden_state, states)
+        owned = features.trajectory_ids[0].unique()
+        assert features.pooler_output[0].any(dim=-1).nonzero().flatten().tolist() == owned.tolist()
     with pytest.raises(ValueError, match="expected none: a TrajViT2 has its own"):
         TrajVLMForConditionalGeneration.from_components(vision=vision, text=text, trajtok=tmp_path, **tokens)
     with pytest.raises(ValueError, match="expected one: the segmenter"):
