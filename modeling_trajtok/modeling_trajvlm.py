@@ -237,7 +237,7 @@ class TrajVLMTokenProjection(nn.Module):
         self.connector = TrajVLMProjector(width, config.projector_ratio * text_size, text_size)
 
     def forward(self, videos: TrajViT2VideoOutput) -> TrajVLMGroupingOutput:
-        """States (C, 1 + K, D) of the tower, without CLS, as tokens (C, K, d); those of empty trajectories are zero."""
+        """States (C, 1 + K, D) of the tower as tokens (C, K, d), without CLS; empty trajectories give zeros."""
         states = videos.last_hidden_state[:, 1:]
         return TrajVLMGroupingOutput(
             last_hidden_state=states,
