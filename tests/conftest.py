@@ -57,6 +57,7 @@ def vlm_tokenizer() -> PreTrainedTokenizerFast:
     special = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
     special += ["<|image_pad|>", "<|video_pad|>"]
     words = "user assistant what how many objects is the colour or of red blue two three ? . < - > seconds 0 1 2 3 4 5"
+    words += " 6 7 8 9 A B C D E letter star"
     vocabulary = {word: number for number, word in enumerate([*special, *words.split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])

@@ -35,14 +35,7 @@ from modeling_trajtok import (
 )
 from modeling_trajtok.processors import VideoDecodeError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small spend their time waiting for a second thread when the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- readers ---------------------------------------------------------------------------------------------------------

@@ -26,8 +26,7 @@ from evaluation.video_prompts import (
     video_prompts,
 )
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMModel, TrajVLMProcessor
 from modeling_trajtok.processors import VideoDecodeError, decode_video
@@ -36,13 +35,7 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 FPS = 10
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small spend their time waiting for a second thread when the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write(path, content):
@@ -318,26 +311,6 @@ def test_frames_of_a_folder_of_pictures(tmp_path):
 
 
 # --- prompts and scoring ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def vlm_tokenizer():
-    """A token for each letter of the alphabet that names a choice, and a few words."""
-    special = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
-    special += ["<|image_pad|>", "<|video_pad|>"]
-    words = "user assistant what is the colour how many red blue two three objects ? . A B C D E - < >"
-    words += " 0 1 2 3 4 5 6 7 8 9"
-    vocabulary = {word: number for number, word in enumerate([*special, *words.split(), "seconds", "letter", "star"])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=special[2:],
-        model_max_length=256,
-    )
 
 
 def save_model(folder, config, tokenizer, seed=0, **settings):
