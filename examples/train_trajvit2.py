@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from evaluation.caption_evaluation import evaluate_worlds
-from evaluation.provenance import sha256_of
+from evaluation.provenance import weights_hash
 from tqdm import tqdm
 from training.caption_tokenizer import learn_tokenizer
 from training.caption_views import CaptionCollator, CaptionViews
@@ -94,7 +94,7 @@ def train(recipe: TrajViT2Recipe, out: Path, cache: Path, mixed_precision: str) 
     features = None
     if SEGMENTER in recipe.frozen:
         segmenter = model.video_model.trajtok
-        name = sha256_of(Path(recipe.trajtok_checkpoint or recipe.initial_checkpoint) / "model.safetensors")[:12]
+        name = weights_hash(segmenter.segmenter)[:12]
         stride = segmenter.segmenter.patch_encoder.stride
         grid_hw = (recipe.size_px // stride, recipe.size_px // stride)
         features = FrozenFeatures(clips, cache / f"features-{name}", grid_hw, segmenter.config.hidden_size)

@@ -13,6 +13,8 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 from transformers.utils import cached_file
 
 LIBRARIES = ("trajtok", "torch", "transformers", "numpy", "av")
@@ -21,6 +23,14 @@ LIBRARIES = ("trajtok", "torch", "transformers", "numpy", "av")
 def sha256_of(path: str | PathLike) -> str:
     """SHA-256 of a file that is not empty, as `sha256sum` prints it; memory does not grow with the file."""
     return hashlib.sha256(np.memmap(path, mode="r")).hexdigest()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of a module's weights in the order of their names."""
+    digest = hashlib.sha256()
+    for _, value in sorted(module.state_dict().items()):
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def checkpoint_record(name: str) -> dict:
