@@ -18,6 +18,7 @@ Needs: ``pip install trajtok[train,viz]``, `checkpoints/trajvlm-tiny`.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -28,14 +29,14 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
-from evaluation.provenance import checkpoint_record, versions
+from evaluation.provenance import checkpoint_record, versions, weights_hash
 from evaluation.question_evaluation import MAX_ANSWER_TOKENS, AnswerScores
 from evaluation.video_prompts import EncodedVideo, generate_answers, video_prompts
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from training.chat_training import AnswerTraining
-from training.chat_views import choose_questions, question_turns
+from training.chat_views import choose_questions, question_turns, with_labels, with_video
 from training.clip_cache import open_clips
 from training.connectors import MeanPoolingConnector, TrajectoryConnector
 from training.loop import build_accelerator, run_training
@@ -98,36 +99,19 @@ class CachedCollator:
 
     def __call__(self, views: Sequence[tuple[dict[str, Tensor], list[dict]]]) -> dict[str, Tensor]:
         """Stacked patches of the views, and their conversations as ``input_ids``, ``attention_mask``, ``labels``."""
-        shown = self.processor.video_token * self.num_tokens
-        conversations = [
-            [
-                {"role": turn["role"], "content": text}
-                for turn, text in zip(turns, self._texts(turns, shown), strict=True)
-            ]
-            for _, turns in views
-        ]
+        shown = self.processor.video_token
         batch = self.processor.tokenizer.apply_chat_template(
-            conversations,
-            chat_template=self.processor.chat_template,
+            [with_video(turns, None) for _, turns in views],
+            chat_template=self.processor.chat_template.replace(shown, shown * self.num_tokens),
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             padding=True,
             return_assistant_tokens_mask=True,
         )
-        learnt = torch.as_tensor(batch["assistant_masks"]).bool()
-        return {
-            **{name: torch.stack([patches[name] for patches, _ in views]) for name in views[0][0]},
-            "input_ids": batch["input_ids"],
-            "attention_mask": batch["attention_mask"],
-            "labels": batch["input_ids"].masked_fill(~learnt, -100),
-        }
-
-    @staticmethod
-    def _texts(turns: Sequence[dict], shown: str) -> list[str]:
-        """What is said, after the video's placeholders."""
-        first, *rest = (turn["content"] for turn in turns)
-        return [f"<|vision_start|>{shown}<|vision_end|>{first}", *rest]
+        patches = {name: torch.stack([read[name] for read, _ in views]) for name in views[0][0]}
+        told = {name: batch[name] for name in ("input_ids", "attention_mask", "assistant_masks")}
+        return patches | with_labels(told)
 
 
 class ConnectedModel(nn.Module):
@@ -190,7 +174,9 @@ def build(kind: str, model: TrajVLMForConditionalGeneration, segmenter: TrajTokS
 
 def run(kind: str, frames: int, seed: int, settings: argparse.Namespace, caches: Sequence[PatchCache]) -> dict:
     """Train and judge one connector, unless that has been done."""
-    out = settings.runs / f"{kind.replace(' ', '-')}-{frames}-frames-seed-{seed}"
+    facts = [*settings.checkpoints, settings.steps, settings.clips, settings.held_out_clips, settings.size_px]
+    key = hashlib.sha256(json.dumps([*facts, settings.mixed_precision]).encode()).hexdigest()[:12]
+    out = settings.runs / key / f"{kind.replace(' ', '-')}-{frames}-frames-seed-{seed}"
     finished = out / "result.json"
     if finished.is_file():
         return json.loads(finished.read_text(encoding="utf-8"))
@@ -239,17 +225,36 @@ def run(kind: str, frames: int, seed: int, settings: argparse.Namespace, caches:
 def fill_caches(frames: int, settings: argparse.Namespace) -> list[PatchCache]:
     """Patches of training and held-out worlds of so many frames."""
     caches = []
-    for name, seed, count in (
+    for part, seed, count in (
         ("training", TRAINING_SEED, settings.clips),
         ("held-out", HELD_OUT_SEED, settings.held_out_clips),
     ):
         grid = GridSize(frames, settings.size_px // PATCH_PX, settings.size_px // PATCH_PX)
-        folder = settings.runs / "patches" / f"{name}-{frames}-frames-{count}-clips"
+        name = f"{part}-{frames}-frames-{settings.size_px}-px-{count}-clips-{weights_hash(settings.segmenter)[:12]}"
+        folder = settings.runs / "patches" / name
         cache = PatchCache(folder, count, grid, settings.segmenter)
         source = ClipSource(seed=seed, num_clips=count, num_frames=frames, difficulty="eventful")
         cache.fill(open_clips(source, settings.size_px), settings.segmenter)
         caches.append(cache)
     return caches
+
+
+def experiment(settings: argparse.Namespace) -> list[dict]:
+    """Run what has not been run, and write record, table and plot."""
+    record = {"settings": {name: str(value) for name, value in vars(settings).items()}}
+    settings.checkpoints = [checkpoint_record(settings.model), checkpoint_record(settings.trajtok)]
+    settings.segmenter = TrajTokSegmenterModel.from_pretrained(settings.trajtok, dtype=torch.float32)
+    results = []
+    for frames in settings.frames:
+        caches = fill_caches(frames, settings)
+        for seed in range(settings.seeds):
+            results += [run(kind, frames, seed, settings, caches) for kind in CONNECTORS]
+    settings.out.mkdir(parents=True, exist_ok=True)
+    record |= {"checkpoints": settings.checkpoints, "results": results, "versions": versions()}
+    (settings.out / "connectors.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (settings.out / "connectors.md").write_text(table_of(results) + "\n", encoding="utf-8")
+    plot(results, settings.out / "connectors.png")
+    return results
 
 
 def table_of(results: Sequence[dict]) -> str:
@@ -311,20 +316,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/connectors"), help="folder of caches and runs")
     parser.add_argument("--out", type=Path, default=ROOT / "examples" / "results")
     settings = parser.parse_args(argv)
-    record = {"checkpoints": [checkpoint_record(settings.model), checkpoint_record(settings.trajtok)]}
-    record["settings"] = {name: str(value) for name, value in vars(settings).items()}
-    settings.segmenter = TrajTokSegmenterModel.from_pretrained(settings.trajtok, dtype=torch.float32)
-    results = []
-    for frames in settings.frames:
-        caches = fill_caches(frames, settings)
-        for seed in range(settings.seeds):
-            results += [run(kind, frames, seed, settings, caches) for kind in CONNECTORS]
-    settings.out.mkdir(parents=True, exist_ok=True)
-    record |= {"results": results, "versions": versions()}
-    (settings.out / "connectors.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (settings.out / "connectors.md").write_text(table_of(results) + "\n", encoding="utf-8")
-    plot(results, settings.out / "connectors.png")
-    print(table_of(results))
+    try:
+        print(table_of(experiment(settings)))
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 1
     return 0
 
 

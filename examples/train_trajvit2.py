@@ -108,10 +108,15 @@ def train(recipe: TrajViT2Recipe, out: Path, cache: Path, mixed_precision: str) 
     processor = TrajViT2Processor(video_processor=video_processor, tokenizer=tokenizer)
     held_out = open_clips(recipe.held_out, recipe.size_px)
 
-    def evaluate(model: TrajViT2Model) -> dict[str, float]:
-        if not accelerator.is_main_process:
-            return {}
-        return evaluate_worlds(model, video_processor, tokenizer, held_out, num_frames=recipe.num_frames)
+    evaluate = accelerator.on_main_process(
+        partial(
+            evaluate_worlds,
+            video_processor=video_processor,
+            tokenizer=tokenizer,
+            clips=held_out,
+            num_frames=recipe.num_frames,
+        )
+    )
 
     return run_training(
         recipe,

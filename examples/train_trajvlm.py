@@ -122,12 +122,15 @@ def train(recipe: TrajVLMRecipe, out: Path, cache: Path, mixed_precision: str) -
     freeze(model, recipe.frozen)
     held_out = open_clips(recipe.held_out, recipe.size_px)
 
-    def evaluate(model: TrajVLMForConditionalGeneration) -> dict[str, float]:
-        if not accelerator.is_main_process:
-            return {}
-        return evaluate_questions(
-            model, processor, held_out, num_frames=recipe.num_frames, extra_types=recipe.extra_types
+    evaluate = accelerator.on_main_process(
+        partial(
+            evaluate_questions,
+            processor=processor,
+            clips=held_out,
+            num_frames=recipe.num_frames,
+            extra_types=recipe.extra_types,
         )
+    )
 
     return run_training(
         recipe,

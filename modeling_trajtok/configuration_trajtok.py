@@ -114,9 +114,9 @@ class TrajTokConfig(CheckedConfig):
         encoder_queries: what the encoder's queries start from: learnt "latents", the soft "mean" of each trajectory's
             patch features, or the sum of both. With "mean" the gradient of a task reaches the segmenter.
         track_embedding: add to each token an embedding of its trajectory's path: place, area and spread over time.
-        outline_embedding: add to each token an embedding of its trajectory's silhouette in its bounding box.
             Without it (as in the original) a token cannot tell where its trajectory is or how it moves unless the
             features do.
+        outline_embedding: add to each token an embedding of its trajectory's silhouette in its bounding box.
         detach_segmentation: stop the gradient of a task, through trajectory tokens, into the segmenter; the
             segmentation loss still trains it.
         encoder_input_size: width of the features that the encoder reads (default: `hidden_size`); set it when the

@@ -525,7 +525,7 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
         self.post_init()
 
     @classmethod
-    def from_components(cls, vision, text, trajtok=None, **settings) -> "TrajVLMForConditionalGeneration":
+    def from_components(cls, *, vision, text, trajtok=None, **settings) -> "TrajVLMForConditionalGeneration":
         """Build a model from pretrained parts; the connector is new.
 
         Args:

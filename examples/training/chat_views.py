@@ -5,10 +5,11 @@ Out:  batches for `AnswerTraining.forward`
 To:   train_trajvlm.py
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from worlds import questions_of
@@ -115,6 +116,13 @@ class ChatViews(Dataset):
         return question_turns([{"question": request, "answer": captions[rng.integers(len(captions))]}])
 
 
+def with_labels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch with ``labels`` in place of ``assistant_masks``: the tokens that are learnt, -100 elsewhere."""
+    inputs = dict(batch)
+    learnt = torch.as_tensor(inputs.pop("assistant_masks")).bool()
+    return {**inputs, "labels": inputs["input_ids"].masked_fill(~learnt, -100)}
+
+
 class ChatCollator:
     """Turn conversations into tensors; only what the assistant says is learnt.
 
@@ -135,5 +143,4 @@ class ChatCollator:
             return_assistant_tokens_mask=True,
             processor_kwargs={"do_sample_frames": False},
         )
-        learnt = batch.pop("assistant_masks").bool()
-        return {**batch, "labels": batch["input_ids"].masked_fill(~learnt, -100)}
+        return with_labels(batch)

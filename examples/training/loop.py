@@ -143,7 +143,7 @@ def run_training(
     model: PreTrainedModel,
     clips: ClipCache,
     views: Dataset,
-    evaluate: Callable[[PreTrainedModel], dict[str, float]],
+    evaluate: Callable[[PreTrainedModel], dict[str, float] | None],
     save_final: Callable[[PreTrainedModel, Path], None],
     losses_of: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] = losses_of_module,
     collate: Callable[[Sequence[dict]], dict[str, Tensor]] | None = None,
@@ -160,8 +160,8 @@ def run_training(
         model: what is optimised, evaluated and saved: ``module`` or a part of it.
         clips: of `training_clips`; those that could not be read are counted at the end.
         views: number of a view -> what ``collate`` stacks.
-        evaluate: model -> scores; called on every process, those of the main process are logged. Of a model whose
-            weights are sharded it gets a copy with all weights.
+        evaluate: model -> scores; called on every process, those of the main process are logged, others may be None.
+            Of a model whose weights are sharded it gets a copy with all weights.
         save_final: writes the model, or that copy, into a folder; called on the main process.
         losses_of: prepared module and batch -> losses by name, each a scalar; "loss" is what is minimised.
         collate: views -> a batch of tensors by name; None stacks them.
@@ -240,7 +240,7 @@ def run_training(
             if whole is not None:
                 whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
                 judged = whole.to(accelerator.device)
-            scores = evaluate(judged)
+            scores = evaluate(judged) or {}
             folder.log(finished, {f"held_out/{name}": value for name, value in scores.items()})
             if accelerator.is_main_process:
                 tqdm.write(f"step {finished}: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))

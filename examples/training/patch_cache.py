@@ -19,6 +19,7 @@ from trajectory_data import ClipRecord
 from modeling_trajtok import TrajTokSegmenterModel
 from modeling_trajtok.grid_ops import GridSize, resize_patches
 
+from .clip_cache import ClipCache
 from .pixels import normalise, pixels_of
 
 
@@ -39,19 +40,10 @@ class PatchCache:
         self.folder, self.grid, self.num_clips = folder, grid, num_clips
         width, trajectories = segmenter.config.hidden_size, segmenter.config.num_trajectories
         patches = grid.num_patches
-        self.features = self._array("features", (num_clips, patches, width), np.float16)
-        self.queries = self._array("queries", (num_clips, trajectories, width), np.float16)
-        self.ids = self._array("ids", (num_clips, patches), np.int16)
-        self.done = self._array("done", (num_clips,), np.uint8)
-
-    def _array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        path = self.folder / f"{name}.npy"
-        if not path.exists():
-            np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
-        array = np.lib.format.open_memmap(path, mode="r+")
-        if array.shape != shape:
-            raise ValueError(f"{path} holds an array of shape {array.shape}, expected {shape}. Delete its folder.")
-        return array
+        self.features = ClipCache.array(folder / "features.npy", (num_clips, patches, width), np.float16)
+        self.queries = ClipCache.array(folder / "queries.npy", (num_clips, trajectories, width), np.float16)
+        self.ids = ClipCache.array(folder / "ids.npy", (num_clips, patches), np.int16)
+        self.done = ClipCache.array(folder / "done.npy", (num_clips,), np.uint8)
 
     def __len__(self) -> int:
         return self.num_clips

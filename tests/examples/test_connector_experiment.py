@@ -46,6 +46,13 @@ def test_table_plot_and_record(base, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(connector_experiment, "run_training", lambda *args, **kwargs: pytest.fail("trained again"))
     assert main([*base, *sizes]) == 0
     assert json.loads((tmp_path / "out" / "connectors.json").read_text())["results"] == record["results"]
+    with pytest.raises(pytest.fail.Exception, match="trained again"):  # other settings are another experiment
+        main([*base, *sizes, "--steps", "3"])
+
+
+def test_a_missing_checkpoint_is_one_line(base, tmp_path, capsys):
+    assert main([*base, "--model", str(tmp_path / "nothing"), "--runs", str(tmp_path / "runs")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_cells_are_means_of_their_patches(vlm_config):
