@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from training.chat_training import AnswerTraining
-from training.chat_views import choose_questions, question_turns, with_labels, with_video
+from training.chat_views import choose_questions, pack_apart, question_turns, turns_apart, with_labels, with_video
 from training.clip_cache import open_clips
 from training.connectors import MeanPoolingConnector, TrajectoryConnector
 from training.loop import build_accelerator, run_training
@@ -68,14 +68,14 @@ class ConnectorRecipe(LoopRecipe):
     """A run of the experiment.
 
     Attributes:
-        questions_per_clip: turns of a conversation, the types of questions in turn.
+        questions_per_clip: each asked on its own, the types of questions in turn.
     """
 
     questions_per_clip: int = 8
 
 
 class CachedConversations(Dataset):
-    """View j: what a connector reads of a clip, and the tokens of a conversation about it."""
+    """View j: what a connector reads of a clip, and conversations about it of one question each."""
 
     def __init__(self, cache: PatchCache, recipe: ConnectorRecipe):
         self.cache, self.recipe = cache, recipe
@@ -83,12 +83,12 @@ class CachedConversations(Dataset):
     def __len__(self) -> int:
         return self.recipe.num_steps * self.recipe.batch_size
 
-    def __getitem__(self, view: int) -> tuple[dict[str, Tensor], list[dict]]:
+    def __getitem__(self, view: int) -> tuple[dict[str, Tensor], list[list[dict]]]:
         epoch, position = divmod(view, len(self.cache))
         clip = np.random.default_rng([self.recipe.seed, 0, epoch]).permutation(len(self.cache))[position]
         rng = np.random.default_rng([self.recipe.seed, 1, view])
-        questions = self.cache.questions(clip)
-        return self.cache.read(clip), question_turns(choose_questions(questions, rng, self.recipe.questions_per_clip))
+        questions = choose_questions(self.cache.questions(clip), rng, self.recipe.questions_per_clip)
+        return self.cache.read(clip), [with_video(turn, None) for turn in turns_apart(question_turns(questions))]
 
 
 class CachedCollator:
@@ -97,11 +97,11 @@ class CachedCollator:
     def __init__(self, processor: TrajVLMProcessor, num_tokens: int):
         self.processor, self.num_tokens = processor, num_tokens
 
-    def __call__(self, views: Sequence[tuple[dict[str, Tensor], list[dict]]]) -> dict[str, Tensor]:
-        """Stacked patches of the views, and their conversations as ``input_ids``, ``attention_mask``, ``labels``."""
+    def __call__(self, views: Sequence[tuple[dict[str, Tensor], list[list[dict]]]]) -> dict[str, Tensor]:
+        """Stacked patches of the views, and their conversations as `pack_conversations` gives them."""
         shown = self.processor.video_token
         batch = self.processor.tokenizer.apply_chat_template(
-            [with_video(turns, None) for _, turns in views],
+            [conversations[0] for _, conversations in views],
             chat_template=self.processor.chat_template.replace(shown, shown * self.num_tokens),
             tokenize=True,
             return_dict=True,
@@ -111,7 +111,7 @@ class CachedCollator:
         )
         patches = {name: torch.stack([read[name] for read, _ in views]) for name in views[0][0]}
         told = {name: batch[name] for name in ("input_ids", "attention_mask", "assistant_masks")}
-        return patches | with_labels(told)
+        return patches | pack_apart(with_labels(told), [conversations for _, conversations in views], self.processor)
 
 
 class ConnectedModel(nn.Module):
@@ -134,12 +134,16 @@ class ConnectedModel(nn.Module):
         return self.connector(patch_features, trajectory_ids, queries, self.grid)
 
     def forward(
-        self, labels: Tensor, input_ids: Tensor, attention_mask: Tensor, **patches: Tensor
+        self, labels: Tensor, conversations: Tensor, input_ids: Tensor, position_ids: Tensor, **patches: Tensor
     ) -> dict[str, Tensor]:
         """Losses of a batch of `CachedCollator`."""
         features = TrajVLMFeatures(pooler_output=list(self.tokens(**patches)))
         return self.answering(
-            labels, input_ids=input_ids, attention_mask=attention_mask, mm_encoder_outputs={"video": features}
+            labels,
+            conversations,
+            input_ids=input_ids,
+            position_ids=position_ids,
+            mm_encoder_outputs={"video": features},
         )
 
 

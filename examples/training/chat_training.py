@@ -5,10 +5,13 @@ Out:  losses by name
 From: chat_views     To: train_trajvlm.py
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling_trajtok import TrajVLMForConditionalGeneration
+
+from .question_packing import conversation_mask
 
 
 class AnswerTraining(nn.Module):
@@ -21,8 +24,16 @@ class AnswerTraining(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        """Losses of a batch: "loss" is what is trained; "word_accuracy" tells how many words were the likeliest."""
+    def forward(self, labels: Tensor, conversations: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+        """Losses of a batch: "loss" is what is trained; "word_accuracy" tells how many words were the likeliest.
+
+        Args:
+            labels: (B, S), -100 where nothing is learnt.
+            conversations: (B, S), of rows that hold several conversations (see `pack_conversations`).
+            **inputs: of the model.
+        """
+        if conversations is not None:
+            inputs["attention_mask"] = conversation_mask(conversations, torch.float32)
         logits = self.model(**inputs, use_cache=False).logits[:, :-1].float()
         expected = labels[:, 1:]
         learnt = expected != -100

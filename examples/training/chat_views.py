@@ -17,6 +17,7 @@ from worlds import questions_of
 from modeling_trajtok import TrajVLMProcessor
 
 from .clip_cache import ClipCache
+from .question_packing import IGNORED, Tokens, pack_conversations
 from .recipe import TrajVLMRecipe
 
 CAPTION_REQUESTS = ("Describe the video.", "What happens in the video?", "What is seen?")
@@ -39,6 +40,11 @@ def question_turns(questions: Sequence[dict]) -> list[dict[str, str]]:
         turns.append({"role": "user", "content": question["question"]})
         turns.append({"role": "assistant", "content": question["answer"]})
     return turns
+
+
+def turns_apart(turns: Sequence[dict[str, str]]) -> list[list[dict[str, str]]]:
+    """Each question with its answer on its own."""
+    return [list(turns[first : first + 2]) for first in range(0, len(turns), 2)]
 
 
 def with_video(turns: Sequence[dict[str, str]], video) -> list[dict]:
@@ -66,13 +72,17 @@ class ChatViews(Dataset):
     def __len__(self) -> int:
         return self.recipe.num_steps * self.recipe.batch_size
 
-    def __getitem__(self, view: int) -> list[dict]:
+    def __getitem__(self, view: int) -> list[list[dict]]:
+        """Conversations about one clip: one, or with ``questions_apart`` one for each question."""
         epoch, position = divmod(view, len(self.clips))
         clip = self.clips.position_of(self.order(epoch)[position])
         frames, _ = self.clips[clip]
         chosen = np.linspace(0, len(frames) - 1, self.recipe.num_frames).round().astype(int)
         rng = np.random.default_rng([self.recipe.seed, 1, view])
-        return with_video(self._turns(self.clips.metadata(clip), rng), frames[chosen])
+        metadata = self.clips.metadata(clip)
+        turns = self._turns(metadata, rng)
+        apart = self.recipe.questions_apart and "messages" not in metadata
+        return [with_video(turn, frames[chosen]) for turn in (turns_apart(turns) if apart else [turns])]
 
     def _order(self, epoch: int) -> np.ndarray:
         """Which clip stands at each place of an epoch."""
@@ -120,11 +130,49 @@ def with_labels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A batch with ``labels`` in place of ``assistant_masks``: the tokens that are learnt, -100 elsewhere."""
     inputs = dict(batch)
     learnt = torch.as_tensor(inputs.pop("assistant_masks")).bool()
-    return {**inputs, "labels": inputs["input_ids"].masked_fill(~learnt, -100)}
+    return {**inputs, "labels": inputs["input_ids"].masked_fill(~learnt, IGNORED)}
+
+
+def tokens_of(processor: TrajVLMProcessor, conversations: Sequence[list[dict]]) -> list[Tokens]:
+    """Conversations as tokens, without their pictures and videos: each has one placeholder."""
+    told = processor.tokenizer.apply_chat_template(
+        list(conversations),
+        chat_template=processor.chat_template,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    return [
+        Tokens(ids, [token if learnt else IGNORED for token, learnt in zip(ids, mask, strict=True)])
+        for ids, mask in zip(told["input_ids"], told["assistant_masks"], strict=True)
+    ]
+
+
+def pack_apart(
+    batch: Mapping[str, Tensor], views: Sequence[Sequence[list[dict]]], processor: TrajVLMProcessor
+) -> dict[str, Tensor]:
+    """Add to the first conversation of each view, whose placeholders are expanded, the other ones.
+
+    Args:
+        batch: ``input_ids``, ``attention_mask`` and ``labels`` of the first ones.
+        views: all conversations.
+        processor: of the model.
+
+    Returns:
+        As `pack_conversations`.
+    """
+    known = batch["attention_mask"].bool()
+    others = iter(tokens_of(processor, [one for view in views for one in view[1:]]))
+    rows = [
+        [Tokens(ids[kept].tolist(), labels[kept].tolist()), *(next(others) for _ in view[1:])]
+        for ids, labels, kept, view in zip(batch["input_ids"], batch["labels"], known, views, strict=True)
+    ]
+    visual_ids = (processor.image_token_id, processor.video_token_id)
+    return pack_conversations(rows, visual_ids, processor.tokenizer.pad_token_id)
 
 
 class ChatCollator:
-    """Turn conversations into tensors; only what the assistant says is learnt.
+    """Turn views into tensors; only what the assistant says is learnt.
 
     Args:
         processor: of the model.
@@ -133,14 +181,21 @@ class ChatCollator:
     def __init__(self, processor: TrajVLMProcessor):
         self.processor = processor
 
-    def __call__(self, conversations: Sequence[list[dict]]) -> dict[str, Tensor]:
-        """Conversations to the model's inputs and ``labels``, -100 where nothing is learnt."""
+    def __call__(self, views: Sequence[list[list[dict]]]) -> dict[str, Tensor]:
+        """Conversations about each clip to the model's inputs and ``labels``, -100 where nothing is learnt.
+
+        Several conversations about a clip share a row, see `question_packing`; else rows are padded on the left.
+        """
         batch = self.processor.apply_chat_template(
-            list(conversations),
+            [view[0] for view in views],
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             return_assistant_tokens_mask=True,
             processor_kwargs={"do_sample_frames": False},
         )
-        return with_labels(batch)
+        batch = with_labels(batch)
+        if all(len(view) == 1 for view in views):
+            return batch
+        packed = pack_apart(batch, views, self.processor)
+        return {name: value for name, value in batch.items() if name != "attention_mask"} | packed

@@ -159,6 +159,8 @@ class TrajVLMRecipe(LoopRecipe):
         size_px: height and width of the frames.
         num_frames: T of a training view.
         questions_per_clip: turns of a conversation about a world, the types of questions in turn.
+        questions_apart: ask the questions about a world each on its own, without sight of the others and their
+            answers; they share a row and the video's tokens.
         caption_share: of the conversations that ask questions, how many begin with a description.
         left_out_types: types of questions that are not asked.
         extra_types: types of questions beyond those of the worlds: "motion".
@@ -179,6 +181,7 @@ class TrajVLMRecipe(LoopRecipe):
     size_px: int = 378
     num_frames: int = 8
     questions_per_clip: int = 4
+    questions_apart: bool = False
     caption_share: float = 0.0
     left_out_types: list = field(default_factory=list)
     extra_types: list = field(default_factory=list)

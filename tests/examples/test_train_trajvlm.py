@@ -13,6 +13,7 @@ from training.caption_tokenizer import learn_chat_tokenizer
 from training.chat_training import AnswerTraining
 from training.chat_views import CAPTION_REQUESTS, ChatCollator, ChatViews
 from training.clip_cache import ClipCache, open_clips
+from training.question_packing import conversation_mask
 from training.recipe import ClipSource, TrajVLMRecipe, load_recipe
 from trajectory_data import open_dataset
 from transformers import AutoProcessor
@@ -108,8 +109,8 @@ def test_conversations_tell_the_truth(recipe_path, clips):
     views = ChatViews(clips, recipe)
     kinds = set()
     for number in range(len(views)):
-        messages = views[number]
-        assert str(messages) == str(views[number])
+        [messages] = views[number]
+        assert str([messages]) == str(views[number])
         first = messages[0]["content"]
         assert [part["type"] for part in first] == ["video", "text"]
         assert sum(part["type"] == "video" for message in messages for part in message["content"]) == 1
@@ -127,7 +128,7 @@ def test_conversations_tell_the_truth(recipe_path, clips):
     assert len(kinds) >= 3
     views = ChatViews(clips, load_recipe(TrajVLMRecipe, recipe_path, ["stage=captions"]))
     captions = [caption for index in range(len(clips)) for caption in clips.metadata(index)["captions"]]
-    assert all(views[number][1]["content"][0]["text"] in captions for number in range(6))
+    assert all(views[number][0][1]["content"][0]["text"] in captions for number in range(6))
 
 
 def test_descriptions_and_further_types_are_asked_on_request(recipe_path, clips):
@@ -135,7 +136,7 @@ def test_descriptions_and_further_types_are_asked_on_request(recipe_path, clips)
     views = ChatViews(clips, load_recipe(TrajVLMRecipe, recipe_path, changes))
     described = 0
     for number in range(len(views)):
-        asked = [message["content"][-1]["text"] for message in views[number]][::2]
+        asked = [message["content"][-1]["text"] for message in views[number][0]][::2]
         described += asked[0] in CAPTION_REQUESTS
         assert not set(asked[1:]) & set(CAPTION_REQUESTS)
         assert any(question.startswith("What does the ") for question in asked)
@@ -166,7 +167,7 @@ def test_only_answers_are_learnt(recipe_path, clips, tmp_path):
     views = [ChatViews(clips, recipe)[number] for number in range(3)]
     batch = ChatCollator(processor)(views)
     for row, view in zip(batch["labels"], views, strict=True):
-        told = [message["content"][0]["text"].lower() for message in view if message["role"] == "assistant"]
+        told = [message["content"][0]["text"].lower() for message in view[0] if message["role"] == "assistant"]
         assert tokenizer.decode(row[row >= 0], skip_special_tokens=False).replace(" ", "") == "".join(
             f"{answer}<|im_end|>" for answer in told
         ).replace(" ", "")
@@ -177,6 +178,39 @@ def test_only_answers_are_learnt(recipe_path, clips, tmp_path):
         together = training(**batch)["loss"]
         alone = [training(**ChatCollator(processor)([view]))["loss"] for view in views]
     torch.testing.assert_close(together, torch.stack(alone).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_questions_asked_apart_see_the_video_and_not_each_other(recipe_path, clips):
+    recipe = load_recipe(TrajVLMRecipe, recipe_path, ["questions_per_clip=3", "questions_apart=true"])
+    tokenizer = learn_chat_tokenizer([clips.metadata(index) for index in range(len(clips))], 400, 200)
+    config = main_config(recipe, tokenizer)
+    processor = TrajVLMProcessor.from_model_config(config, tokenizer, size={"height": 32, "width": 32}, num_frames=4)
+    views = [ChatViews(clips, recipe)[number] for number in range(3)]
+    assert all(len(view) == 3 and all(len(messages) == 2 for messages in view) for view in views)
+    torch.manual_seed(0)
+    model = TrajVLMForConditionalGeneration(config).eval()
+    collate, training = ChatCollator(processor), AnswerTraining(model)
+    packed = collate(views)
+    assert len(packed["pixel_values_videos"]) == 3  # each video once
+    with torch.no_grad():
+        logits = model(
+            **{name: packed[name] for name in ("input_ids", "position_ids", "pixel_values_videos", "frame_valid")},
+            attention_mask=conversation_mask(packed["conversations"], torch.float32),
+        ).logits
+        for row, view in enumerate(views):
+            for number, conversation in enumerate(view, start=1):
+                alone = collate([[conversation]])
+                learnt = alone["labels"][0] != -100
+                expected = model(**{name: value for name, value in alone.items() if name != "labels"}).logits[0]
+                own = packed["conversations"][row] == number
+                place = own & (packed["labels"][row] != -100)
+                assert packed["input_ids"][row][place].tolist() == alone["input_ids"][0][learnt].tolist()
+                torch.testing.assert_close(logits[row][place], expected[learnt], atol=1e-4, rtol=1e-4)
+        # A chained conversation gives other numbers: the later questions see the earlier answers.
+        chained_views = ChatViews(clips, load_recipe(TrajVLMRecipe, recipe_path, ["questions_per_clip=3"]))
+        chained = collate([chained_views[number] for number in range(3)])
+        assert (chained["labels"] >= 0).sum() == (packed["labels"] >= 0).sum()
+        assert not torch.isclose(training(**packed)["loss"], training(**chained)["loss"], atol=1e-5)
 
 
 def main_config(recipe: TrajVLMRecipe, tokenizer):
