@@ -16,6 +16,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 from worlds import COLOURS, MATERIALS, OBJECT_MOTIONS, SHAPES, summary_caption
 
 from .caption_views import world_objects
+from .chat_views import CAPTION_REQUESTS, LIST_REQUEST
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CHAT_TOKENS = (
@@ -80,7 +81,8 @@ def _texts(metadata: Iterable[dict]) -> Iterator[str]:
 
 
 def _spoken(metadata: Iterable[dict]) -> Iterator[str]:
-    yield " ".join(("user", "assistant", "system", *COLOURS, *SHAPES, *OBJECT_MOTIONS))
+    yield " ".join(("user", "assistant", "system", *CAPTION_REQUESTS, LIST_REQUEST))
+    yield " ".join((*COLOURS, *SHAPES, *OBJECT_MOTIONS))
     for values in metadata:
         yield from values.get("captions", [])
         yield from (message["content"] for message in values.get("messages", []))

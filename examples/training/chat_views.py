@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from worlds import questions_of
+from worlds import motions_caption, questions_of
 
 from modeling_trajtok import TrajVLMProcessor
 
+from .caption_views import world_objects
 from .clip_cache import ClipCache
 from .question_packing import IGNORED, Tokens, pack_conversations
 from .recipe import TrajVLMRecipe
 
 CAPTION_REQUESTS = ("Describe the video.", "What happens in the video?", "What is seen?")
+LIST_REQUEST = "Name every object and what it does."
 
 
 def choose_questions(questions: Sequence[dict], rng: np.random.Generator, count: int) -> list[dict]:
@@ -113,7 +115,8 @@ class ChatViews(Dataset):
         if self.recipe.stage == "captions" or not questions:
             return self._description(metadata, rng)
         described = self._description(metadata, rng) if rng.random() < self.recipe.caption_share else []
-        return [*described, *question_turns(self._chosen(questions, rng))]
+        listed = self._list(metadata, rng) if rng.random() < self.recipe.list_share else []
+        return [*described, *listed, *question_turns(self._chosen(questions, rng))]
 
     def _chosen(self, questions: Sequence[dict], rng: np.random.Generator) -> list[dict]:
         asked = [question for question in questions if question["type"] not in self.recipe.left_out_types]
@@ -124,6 +127,13 @@ class ChatViews(Dataset):
         captions = metadata["captions"]
         request = CAPTION_REQUESTS[rng.integers(len(CAPTION_REQUESTS))]
         return question_turns([{"question": request, "answer": captions[rng.integers(len(captions))]}])
+
+    @staticmethod
+    def _list(metadata: dict, rng: np.random.Generator) -> list[dict[str, str]]:
+        """All objects of a world in an order of chance: what is said of one cannot be guessed from its place."""
+        objects = world_objects(metadata)
+        shuffled = [objects[place] for place in rng.permutation(len(objects))]
+        return question_turns([{"question": LIST_REQUEST, "answer": motions_caption(shuffled)}] if shuffled else [])
 
 
 def with_labels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

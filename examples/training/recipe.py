@@ -162,6 +162,7 @@ class TrajVLMRecipe(LoopRecipe):
         questions_apart: ask the questions about a world each on its own, without sight of the others and their
             answers; they share a row and the video's tokens.
         caption_share: of the conversations that ask questions, how many begin with a description.
+        list_share: of the conversations that ask questions, how many name every object of the world, in any order.
         left_out_types: types of questions that are not asked.
         extra_types: types of questions beyond those of the worlds: "motion".
         length_groups: batches among which views are sorted by length, so that a batch is padded less; 0 = none.
@@ -183,6 +184,7 @@ class TrajVLMRecipe(LoopRecipe):
     questions_per_clip: int = 4
     questions_apart: bool = False
     caption_share: float = 0.0
+    list_share: float = 0.0
     left_out_types: list = field(default_factory=list)
     extra_types: list = field(default_factory=list)
     length_groups: int = 0

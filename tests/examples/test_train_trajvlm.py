@@ -11,7 +11,7 @@ from PIL import Image
 from train_trajvlm import main
 from training.caption_tokenizer import learn_chat_tokenizer
 from training.chat_training import AnswerTraining
-from training.chat_views import CAPTION_REQUESTS, ChatCollator, ChatViews
+from training.chat_views import CAPTION_REQUESTS, LIST_REQUEST, ChatCollator, ChatViews
 from training.clip_cache import ClipCache, open_clips
 from training.question_packing import conversation_mask
 from training.recipe import ClipSource, TrajVLMRecipe, load_recipe
@@ -141,6 +141,20 @@ def test_descriptions_and_further_types_are_asked_on_request(recipe_path, clips)
         assert not set(asked[1:]) & set(CAPTION_REQUESTS)
         assert any(question.startswith("What does the ") for question in asked)
     assert 0.2 < described / len(views) < 0.8
+
+
+def test_lists_name_every_object_in_any_order(recipe_path, clips):
+    recipe = load_recipe(TrajVLMRecipe, recipe_path, ["list_share=1.0", "questions_apart=true", "num_steps=6"])
+    views, places = ChatViews(clips, recipe), set()
+    for number in range(len(views)):
+        told = {view[0]["content"][-1]["text"]: view[1]["content"][0]["text"] for view in views[number]}
+        frames = views[number][0][0]["content"][0]["video"]
+        clip = next(i for i in range(len(clips)) if np.array_equal(clips[i][0], frames))
+        names = [f"{one['colour']} {one['shape']}" for one in clips.metadata(clip)["objects"]]
+        found = [told[LIST_REQUEST].find(name) for name in names]
+        assert min(found) >= 0
+        places.add((clip, tuple(np.argsort(found))))
+    assert len(places) > len({clip for clip, _ in places})
 
 
 def test_similar_lengths_stand_together(recipe_path, tmp_path):
