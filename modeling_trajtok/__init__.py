@@ -15,9 +15,11 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration_trajadapter import TrajAdapterConfig
 from .configuration_trajtok import TrajTokConfig
 from .configuration_trajvit2 import TrajViT2Config, TrajViT2TransformerConfig
 from .configuration_trajvlm import TrajVLMConfig
+from .modeling_trajadapter import TrajAdapterForVideoClassification, TrajAdapterModel, TrajAdapterPreTrainedModel
 from .modeling_trajtok import TrajTokModel, TrajTokPreTrainedModel, TrajTokSegmenterModel
 from .modeling_trajvit2 import (
     TrajViT2ForVideoClassification,
@@ -27,6 +29,8 @@ from .modeling_trajvit2 import (
 )
 from .modeling_trajvlm import TrajVLMForConditionalGeneration, TrajVLMGrouping, TrajVLMModel, TrajVLMPreTrainedModel
 from .outputs_trajtok import (
+    TrajAdapterClassifierOutput,
+    TrajAdapterOutput,
     TrajTokOutput,
     TrajViT2ClassifierOutput,
     TrajViT2Output,
@@ -58,6 +62,11 @@ AutoModelForMultimodalLM.register(TrajVLMConfig, TrajVLMForConditionalGeneration
 AutoVideoProcessor.register(TrajVLMConfig, TrajTokVideoProcessor)
 AutoProcessor.register(TrajVLMConfig, TrajVLMProcessor)
 
+AutoConfig.register(TrajAdapterConfig.model_type, TrajAdapterConfig)
+AutoModel.register(TrajAdapterConfig, TrajAdapterModel)
+AutoModelForVideoClassification.register(TrajAdapterConfig, TrajAdapterForVideoClassification)
+AutoVideoProcessor.register(TrajAdapterConfig, TrajTokVideoProcessor)
+
 PIPELINE_REGISTRY.register_pipeline(
     "zero-shot-video-classification",
     pipeline_class=ZeroShotVideoClassificationPipeline,
@@ -73,12 +82,21 @@ TrajViT2Config.register_for_auto_class()
 TrajViT2Model.register_for_auto_class("AutoModel")
 TrajViT2ForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 TrajViT2Processor.register_for_auto_class()
+TrajAdapterConfig.register_for_auto_class()
+TrajAdapterModel.register_for_auto_class("AutoModel")
+TrajAdapterForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
 TrajVLMConfig.register_for_auto_class()
 TrajVLMModel.register_for_auto_class("AutoModel")
 TrajVLMForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 TrajVLMProcessor.register_for_auto_class()
 
 __all__ = [
+    "TrajAdapterClassifierOutput",
+    "TrajAdapterConfig",
+    "TrajAdapterForVideoClassification",
+    "TrajAdapterModel",
+    "TrajAdapterOutput",
+    "TrajAdapterPreTrainedModel",
     "TrajTokConfig",
     "TrajTokModel",
     "TrajTokOutput",

@@ -50,6 +50,19 @@ def resize_patches(patches: Tensor, grid: GridSize, size_hw: tuple[int, int]) ->
     return flatten_grid(maps, patches.shape[0])
 
 
+def pool_frames(patches: Tensor, grid: GridSize, num_frames: int) -> Tensor:
+    """Mean over the frames of each tubelet, for features that span several frames: (B, T*H*W, C) -> (B, T'*H*W, C)."""
+    if grid.t == num_frames:
+        return patches
+    tubelets = patches.unflatten(1, (num_frames, grid.t // num_frames, grid.patches_per_frame))
+    return tubelets.mean(dim=2).flatten(1, 2)
+
+
+def pool_frame_mask(frame_mask: Tensor, num_frames: int) -> Tensor:
+    """(B, T) -> (B, T'): True for a tubelet with a frame that is True."""
+    return frame_mask.unflatten(1, (num_frames, -1)).any(dim=2)
+
+
 def resize_ids(ids: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Resize integer ids, each new cell taking the id at its centre: (B, T, H, W) -> (B, T, H', W')."""
     if tuple(ids.shape[-2:]) == tuple(size_hw):

@@ -20,7 +20,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_trajtok import TrajTokConfig, reject_misspelt
 from .encoder_trajtok import TrajTokEncoder, TrajTokTrackEmbedding
-from .grid_ops import GridSize, expand_frame_mask, resize_ids, resize_patches
+from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask, pool_frames, resize_ids, resize_patches
 from .losses_trajtok import SegmentationLoss, patch_label_masks, segmentation_loss
 from .outputs_trajtok import TrajTokOutput
 from .perceiver_trajtok import PatchBlocks, read_last_patches
@@ -303,15 +303,15 @@ class TrajTokModel(TrajTokPreTrainedModel):
         """Turn clips into trajectory tokens.
 
         Pixels alone: segment and encode the model's own patch features. Pixels with ``patch_features``: segment the
-        pixels, encode the given features (of another backbone, on any grid with as many frames). ``patch_features``
-        alone: segment and encode them. With ``trajectory_ids`` nothing is segmented.
+        pixels, encode the given features (of another backbone, on any grid; each may span several frames, a tubelet).
+        ``patch_features`` alone: segment and encode them. With ``trajectory_ids`` nothing is segmented.
 
         Args:
             pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised RGB.
             frame_valid: (B, T), False for padded frames, which stand at the end; None if there are none.
             patch_features: (B, N, D) features to encode.
-            patch_grid: (T, H, W) of ``patch_features``.
-            trajectory_ids: (B, T, h, w) at any resolution, 0 ... K-1, -1 = no trajectory: somebody else's grouping.
+            patch_grid: (T', H, W) of ``patch_features``; beside pixels T is a multiple of T'.
+            trajectory_ids: (B, T', h, w) at any resolution, 0 ... K-1, -1 = no trajectory: somebody else's grouping.
             trajectory_labels: (B, T, h, w) at any resolution, 0 ... K-1, -1 = ignore: adds the segmentation loss.
             tokens_per_trajectory: L of this call (default: all that were built).
             output_high_res: also compute masks at ``high_res_factor`` times the patch grid (and their loss).
@@ -329,9 +329,12 @@ class TrajTokModel(TrajTokPreTrainedModel):
         if patch_features is not None:
             patch_features = patch_features.to(self.encoder.output_proj.weight.dtype)
         batch = (pixel_values_videos if pixel_values_videos is not None else patch_features).shape[0]
-        frame_valid = self._check_frame_valid(frame_valid, batch, encoder_grid.t)
-        valid = None if frame_valid is None else expand_frame_mask(frame_valid, grid)
-        encoder_valid = None if frame_valid is None else expand_frame_mask(frame_valid, encoder_grid)
+        frame_valid = self._check_frame_valid(frame_valid, batch, grid.t)
+        valid = encoder_frame_valid = encoder_valid = None
+        if frame_valid is not None:
+            valid = expand_frame_mask(frame_valid, grid)
+            encoder_frame_valid = pool_frame_mask(frame_valid, encoder_grid.t)
+            encoder_valid = expand_frame_mask(encoder_frame_valid, encoder_grid)
 
         features = queries = logits = high_res = encoder_logits = None
         if pixel_values_videos is not None and (patch_features is None or trajectory_ids is None):
@@ -347,7 +350,10 @@ class TrajTokModel(TrajTokPreTrainedModel):
                 )
             segmentation = self._segment(features, grid, valid)
             features, queries, logits, _ = segmentation
-            encoder_logits = resize_patches(logits, grid, (encoder_grid.h, encoder_grid.w))
+            encoder_logits = pool_frames(logits, grid, encoder_grid.t)
+            encoder_logits = resize_patches(
+                encoder_logits, grid._replace(t=encoder_grid.t), (encoder_grid.h, encoder_grid.w)
+            )
             ids = encoder_logits.argmax(dim=-1)
             map_ids = (ids if encoder_grid == grid else logits.argmax(dim=-1)).view(batch, *grid)
         else:
@@ -358,11 +364,12 @@ class TrajTokModel(TrajTokPreTrainedModel):
             encoder_features = encoder_features.detach() if patch_features is None else encoder_features
         if encoder_valid is not None:
             ids = ids.masked_fill(~encoder_valid, -1)
-            map_ids = map_ids.masked_fill(~frame_valid[:, :, None, None], -1)
+            map_valid = frame_valid if trajectory_ids is None else encoder_frame_valid
+            map_ids = map_ids.masked_fill(~map_valid[:, :, None, None], -1)
 
         blocks = self._blocks(encoder_features, encoder_grid, encoder_valid)
         logit_blocks = None if encoder_logits is None else self._blocks(encoder_logits, encoder_grid)
-        embeds, token_valid = self._encode_trajectories(blocks, ids, logit_blocks, frame_valid, tokens)
+        embeds, token_valid = self._encode_trajectories(blocks, ids, logit_blocks, encoder_frame_valid, tokens)
 
         if output_high_res and queries is not None:
             high_res = self.segmenter.high_res_logits(features, queries, grid)
@@ -520,11 +527,11 @@ class TrajTokModel(TrajTokPreTrainedModel):
             )
         if grid is None:
             return encoder_grid, encoder_grid
-        if grid.t != encoder_grid.t or pixel_values_videos.shape[0] != patch_features.shape[0]:
+        if grid.t % encoder_grid.t or pixel_values_videos.shape[0] != patch_features.shape[0]:
             raise ValueError(
                 f"TrajTokModel got {pixel_values_videos.shape[0]} clips of {grid.t} frames with patch_features of "
-                f"{patch_features.shape[0]} clips of {encoder_grid.t} frames, expected the same of both. Repeat or "
-                "pool the features over time so that each frame has its own."
+                f"{patch_features.shape[0]} clips of {encoder_grid.t} frames, expected as many clips, and for each "
+                "frame of the features one or more of the clip. Repeat the last frame until they divide."
             )
         return grid, encoder_grid
 

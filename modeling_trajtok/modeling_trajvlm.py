@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from .configuration_trajvit2 import TrajViT2Config
@@ -29,6 +28,7 @@ from .outputs_trajtok import (
     TrajVLMModelOutput,
     TrajVLMOutput,
 )
+from .patch_backbone import flat_patches, load_vision_model, renormalise
 from .perceiver_trajtok import Membership, PatchBlocks, TrajTokPerceiver, read_last_patches
 
 # LoRA on the language model alone: a list such as ["q_proj", "v_proj"] would match the vision tower and the segmenter.
@@ -155,6 +155,17 @@ class TrajVLMPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, TrajVLMProjector):
+            # Of unit size inside: of small values a gated MLP keeps only products. As long as words outside.
+            for projection in (module.gate_proj, module.up_proj):
+                init.normal_(projection.weight, std=projection.in_features**-0.5)
+            init.normal_(
+                module.down_proj.weight, std=self.config.initializer_range * module.down_proj.in_features**-0.5
+            )
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -365,23 +376,12 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
         mean, std = self.config.vision_image_mean, self.config.vision_image_std
         images = pixels.flatten(0, 1)
         if mean is not None:
-            old_mean, old_std, new_mean, new_std = (
-                torch.tensor(values, device=images.device, dtype=images.dtype).view(3, 1, 1)
-                for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, mean, std)
-            )
-            images = (images * old_std + old_mean - new_mean) / new_std
+            images = renormalise(images, mean, std)
         images = images.to(self.vision_tower.post_layernorm.weight.dtype)
         side = config.patch_size
         grid = GridSize(frames, images.shape[-2] // side, images.shape[-1] // side)
         if config.model_type == "siglip2_vision_model":
-            shape = torch.tensor([[grid.h, grid.w]], device=images.device).expand(len(images), -1)
-            patches = F.unfold(images, side, stride=side).unflatten(1, (3, side, side)).permute(0, 4, 2, 3, 1)
-            patches = patches.flatten(2)
-            inputs = {
-                "pixel_values": patches,
-                "spatial_shapes": shape,
-                "pixel_attention_mask": patches.new_ones(patches.shape[:2], dtype=torch.long),
-            }
+            inputs = flat_patches(images, side)
         else:
             inputs = {"pixel_values": images}
             if tuple(images.shape[-2:]) != (config.image_size, config.image_size):
@@ -656,11 +656,9 @@ def _load_vision(source) -> PreTrainedModel:
         return tower
     if isinstance(source, PreTrainedModel):
         return getattr(source, "vision_model", source)
-    config = AutoConfig.from_pretrained(source)
-    if isinstance(config, TrajViT2Config):
+    if isinstance(AutoConfig.from_pretrained(source), TrajViT2Config):
         return TrajViT2VideoModel.from_pretrained(source, dtype=torch.float32)
-    config = getattr(config, "vision_config", config)
-    return MODEL_MAPPING[type(config)].from_pretrained(source, config=config, dtype=torch.float32)
+    return load_vision_model(source)
 
 
 __all__ = [

@@ -112,6 +112,44 @@ class TrajViT2ClassifierOutput(ModelOutput):
 
 
 @dataclass
+class TrajAdapterOutput(ModelOutput):
+    """Output of `TrajAdapterModel`; what was not computed is None.
+
+    Attributes:
+        last_hidden_state: (B, K*L, D) trajectory tokens; of other probes the backbone's patch features (B, N, D).
+        pooler_output: (B, D) what is classified.
+        token_valid: (B, K*L) or (B, N), False for trajectories without patches and for padded frames.
+        trajectory_ids: (B, T, H, W) trajectory of each patch of the segmenter, -1 in padded frames.
+        segmentation_loss: scalar, when ``trajectory_labels`` were given.
+    """
+
+    last_hidden_state: FloatTensor | None = None
+    pooler_output: FloatTensor | None = None
+    token_valid: BoolTensor | None = None
+    trajectory_ids: LongTensor | None = None
+    segmentation_loss: FloatTensor | None = None
+
+
+@dataclass
+class TrajAdapterClassifierOutput(ModelOutput):
+    """Output of `TrajAdapterForVideoClassification`; what was not computed is None.
+
+    Attributes:
+        loss: scalar, when ``labels`` were given.
+        logits: (B, num_labels).
+        hidden_states: (B, K*L, D) trajectory tokens; of other probes the backbone's patch features (B, N, D).
+        token_valid: (B, K*L) or (B, N), False for trajectories without patches and for padded frames.
+        trajectory_ids: (B, T, H, W) trajectory of each patch of the segmenter, -1 in padded frames.
+    """
+
+    loss: FloatTensor | None = None
+    logits: FloatTensor | None = None
+    hidden_states: FloatTensor | None = None
+    token_valid: BoolTensor | None = None
+    trajectory_ids: LongTensor | None = None
+
+
+@dataclass
 class TrajVLMGroupingOutput(ModelOutput):
     """Output of `TrajVLMGrouping`.
 

@@ -2,7 +2,7 @@
 
 In:   a TrajTok model, its video processor, clips (ClipRecord)
 Out:  one dict of scores per clip (see trajectory_metrics)
-To:   train_trajtok.py, evaluate_segmenter.py
+To:   train_trajtok.py, evaluate_trajectories.py
 """
 
 from collections.abc import Iterable, Iterator

@@ -18,6 +18,7 @@ from . import (
     layout_manifest,
     layout_sidecars,
     layout_worlds,
+    layout_youtube_vis,
 )
 from .clip_record import ClipRecord
 
@@ -28,6 +29,7 @@ LAYOUTS: dict[str, ModuleType] = {
     "chat": layout_chat,
     "sidecars": layout_sidecars,
     "coco_rle": layout_coco_rle,
+    "youtube_vis": layout_youtube_vis,
     "frame_folders": layout_frame_folders,
     "clip_folders": layout_clip_folders,
 }

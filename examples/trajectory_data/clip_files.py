@@ -7,7 +7,7 @@ From: the disk     To: layout_*.py
 
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,15 +89,20 @@ def read_annotated_pictures(
             "expected one mask per frame, of the same name."
         )
     indices = spaced_indices(len(paths), num_frames)
+    return indices, read_pictures([paths[index] for index in indices]), indices / fps
+
+
+def read_pictures(paths: Sequence[Path]) -> np.ndarray:
+    """Pictures of one size as frames_uint8 (T, H_px, W_px, 3)."""
     frames = []
-    for path in (paths[i] for i in indices):
+    for path in paths:
         with naming(path), Image.open(path) as picture:
             frames.append(np.asarray(picture.convert("RGB")))
         if frames[-1].shape != frames[0].shape:
             raise ValueError(
                 f"{path} has the size {frames[-1].shape[:2]}, the frames before it {frames[0].shape[:2]}."
             )
-    return indices, np.stack(frames), indices / fps
+    return np.stack(frames)
 
 
 def masks_in(folder: Path) -> list[Path]:
@@ -116,6 +121,18 @@ def read_masks(paths: Sequence[Path], size_hw: tuple[int, int]) -> np.ndarray:
         check_mask_size(path, mask.shape, size_hw)
         target[:] = np.where(mask == UNKNOWN_IN_FILES, -1, mask.astype(np.int16))
     return ids
+
+
+def paint_masks(ids: np.ndarray, masks: Mapping[int, np.ndarray], path: Path) -> None:
+    """Write masks by trajectory id, each (H_px, W_px) bool, into the ids of a frame; the smaller covers the larger.
+
+    Raises:
+        ValueError: names ``path`` if a mask has another size than the frame.
+    """
+    for mask in masks.values():
+        check_mask_size(path, mask.shape, ids.shape)
+    for trajectory in sorted(masks, key=lambda one: -masks[one].sum()):
+        ids[masks[trajectory]] = trajectory
 
 
 def check_mask_size(path: Path, mask_hw: tuple[int, int], frame_hw: tuple[int, int]) -> None:

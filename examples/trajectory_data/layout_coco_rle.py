@@ -17,8 +17,8 @@ import numpy as np
 from modeling_trajtok.processors.trajectory_maps import decode_coco_rle, encode_coco_rle
 
 from .clip_files import (
-    check_mask_size,
     naming,
+    paint_masks,
     read_annotated_video,
     read_json,
     read_metadata_if_any,
@@ -90,9 +90,6 @@ def _ids_from_masklet(path: Path, masklet: list[list[dict]], size_hw: tuple[int,
     ids = np.zeros((len(masklet), *size_hw), dtype=np.int16)
     for frame_ids, codes in zip(ids, masklet, strict=True):
         with naming(path):
-            masks = [decode_coco_rle(code) for code in codes]
-        for mask in masks:
-            check_mask_size(path, mask.shape, size_hw)
-        for index in sorted(range(len(masks)), key=lambda i: -masks[i].sum()):
-            frame_ids[masks[index]] = index + 1
+            masks = {number: decode_coco_rle(code) for number, code in enumerate(codes, start=1)}
+        paint_masks(frame_ids, masks, path)
     return ids

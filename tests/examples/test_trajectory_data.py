@@ -16,6 +16,8 @@ from trajectory_data import LAYOUTS, ClipRecord, open_dataset, write_clip
 from trajectory_data.layout_sidecars import graph_from_ids, ids_from_graph
 from worlds import WorldConfig, render_world
 
+from modeling_trajtok.processors.trajectory_maps import encode_coco_rle
+
 WRITABLE = ["worlds", "sidecars", "coco_rle"]
 
 
@@ -164,6 +166,46 @@ def test_davis_and_its_followers(tmp_path, record, resolution):
     assert (dataset.layout, dataset.names) == ("frame_folders", ("one",))
     record.frame_times_s = np.arange(5) / 24
     assert_same_clip(dataset[0], record)
+
+
+def write_youtube_vis(folder, record, **changes) -> None:
+    """A record as YouTube-VIS has it: pictures of lossless PNG, run-length codes, null where an object is not seen."""
+    pictures = folder / "JPEGImages" / "a0"
+    pictures.mkdir(parents=True)
+    names = [f"a0/{number:05d}.png" for number in range(len(record.frames_uint8))]
+    for name, frame in zip(names, record.frames_uint8, strict=True):
+        Image.fromarray(frame).save(folder / "JPEGImages" / name)
+    objects = range(1, int(record.trajectory_ids.max()) + 1)
+    codes = [
+        [encode_coco_rle(ids == number) if (ids == number).any() else None for ids in record.trajectory_ids]
+        for number in objects
+    ]
+    content = {
+        "videos": [{"id": 5, "file_names": names}],
+        "annotations": [{"video_id": 5, "segmentations": one} for one in codes],
+    }
+    (folder / "instances.json").write_text(json.dumps({**content, **changes}))
+
+
+def test_youtube_vis(tmp_path, record):
+    write_youtube_vis(tmp_path, record)
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, dataset.names) == ("youtube_vis", ("a0",))
+    found = dataset[0]
+    assert np.array_equal(found.frames_uint8, record.frames_uint8)
+    assert np.array_equal(found.trajectory_ids, np.maximum(record.trajectory_ids, 0))
+    some = open_dataset(tmp_path, num_frames=2)[0]
+    assert np.array_equal(some.trajectory_ids, found.trajectory_ids[[0, -1]])
+    assert np.array_equal(some.frame_times_s, np.asarray(found.frame_times_s)[[0, -1]])
+
+
+def test_wrong_youtube_vis_annotations_are_named(tmp_path, record):
+    write_youtube_vis(tmp_path, record, annotations=[{"video_id": 5, "segmentations": [None]}])
+    with pytest.raises(ValueError, match="object 0 of a0 has 1 masks for"):
+        open_dataset(tmp_path)[0]
+    (tmp_path / "instances.json").write_text(json.dumps({"videos": [{"id": 1}], "annotations": []}))
+    with pytest.raises(ValueError, match=r"instances.json cannot be read.*file_names"):
+        open_dataset(tmp_path)
 
 
 def test_clip_folders_and_the_ids_to_trust(tmp_path, record):

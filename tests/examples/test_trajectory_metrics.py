@@ -16,6 +16,7 @@ from evaluation import (
     summarise,
     video_entity_quality,
 )
+from evaluation.trajectory_metrics import region_and_boundary
 from safetensors import safe_open
 
 # Two frames of 2 x 6 pixels: background 0 and the objects 1 (8 pixels), 2 (4 pixels) and 3 (4 pixels).
@@ -204,3 +205,43 @@ def test_a_summary_of_nothing_or_of_different_scores_is_refused():
         summarise([])
     with pytest.raises(ValueError, match="Clip 1 has the scores"):
         summarise([{"veq": 0.1}, {"fg_ari": 0.1}])
+
+
+# --- outlines --------------------------------------------------------------------------------------------------------
+
+
+def square(top: int, left: int, side: int = 20) -> np.ndarray:
+    ids = np.zeros((1, 100, 100), np.int64)
+    ids[0, top : top + side, left : left + side] = 1
+    return ids
+
+
+def test_outlines_may_lie_a_little_apart():
+    """Of 100 x 100 pixels the diagonal is 141, so 2 pixels are forgiven."""
+    truth = square(40, 40)
+    same = region_and_boundary(truth, truth)
+    assert same == {"j": 1.0, "f": 1.0, "j_and_f": 1.0}
+    near, far = region_and_boundary(square(42, 40), truth), region_and_boundary(square(45, 45), truth)
+    assert near["f"] == 1.0 and far["f"] < 0.5
+    assert near["j"] == pytest.approx(18 * 20 / (2 * 20 * 20 - 18 * 20))
+    assert near["j_and_f"] == pytest.approx((near["j"] + 1.0) / 2)
+
+
+def test_the_best_trajectory_is_judged_frame_by_frame():
+    """The object is there in the first of two frames; the trajectory misses nothing and is there once too often."""
+    truth = np.concatenate((square(40, 40), np.zeros((1, 100, 100), np.int64)))
+    always = np.concatenate((square(40, 40), square(40, 40)))
+    assert region_and_boundary(always, truth) == {"j": 0.5, "f": 0.5, "j_and_f": 0.5}
+    split = np.where(truth == 1, 7, 3)
+    assert region_and_boundary(split, truth)["j_and_f"] == 1.0  # another number, surplus trajectories: no matter
+    unknown = truth.copy()
+    unknown[1] = -1
+    assert region_and_boundary(always, unknown)["j_and_f"] == 1.0  # nobody knows the second frame
+
+
+def test_nothing_found_and_nothing_there():
+    empty = np.zeros((1, 100, 100), np.int64)
+    assert region_and_boundary(empty, square(40, 40)) == {"j": 0.0, "f": 0.0, "j_and_f": 0.0}
+    assert np.isnan(region_and_boundary(square(40, 40), empty)["j_and_f"])
+    everything = np.ones((1, 100, 100), np.int64)
+    assert region_and_boundary(everything, everything)["j_and_f"] == 1.0  # a mask as large as the picture, no outline

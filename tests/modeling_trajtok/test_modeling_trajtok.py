@@ -763,7 +763,7 @@ BAD_INPUTS = {
     "features_type": (FEATURES | {"patch_features": zeros(2, 60, 48)}, "int64, expected floating-point"),
     "features_frames": (
         PIXELS | {"patch_features": torch.zeros(2, 40, 48), "patch_grid": (2, 4, 5)},
-        "3 frames with .* 2 frames, expected the same",
+        "3 frames with .* 2 frames, expected as many clips",
     ),
     "features_clips": (
         PIXELS | {"patch_features": torch.zeros(1, 60, 48), "patch_grid": (3, 4, 5)},

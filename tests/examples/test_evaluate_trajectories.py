@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from evaluate_segmenter import main, slic_supervoxels, uniform_cells
+from evaluate_trajectories import main, slic_supervoxels, uniform_cells
 from plot_training_curve import main as plot
 from trajectory_data import ClipRecord, write_clip
 

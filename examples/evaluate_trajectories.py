@@ -1,10 +1,11 @@
 """Judge a checkpoint's trajectories on clips with ground truth, next to SLIC supervoxels and uniform cells.
 
-What you will see: a table of FG-ARI, ARI, mean best IoU, VEQ and STQ-EN for the model and for both baselines with as
-many segments as the model used on that clip. With ``--out`` also the scores of every clip as JSON.
+What you will see: a table of FG-ARI, ARI, mean best IoU, VEQ, STQ-EN and J&F of the best trajectory of each object,
+for the model and for both baselines with as many segments as the model used on that clip, all at the size of the
+source. With ``--out`` also the scores of every clip as JSON.
 
-    python examples/evaluate_segmenter.py --worlds 64                          # held-out moving-object worlds
-    python examples/evaluate_segmenter.py path/to/davis --max-frames 24        # any layout of trajectory_data
+    python examples/evaluate_trajectories.py --worlds 64                      # held-out moving-object worlds
+    python examples/evaluate_trajectories.py path/to/davis --max-frames 24    # DAVIS, MOSE, YouTube-VIS, SA-V, ...
 
 Needs: ``pip install trajtok[eval]``. A minute for 64 worlds on two CPU cores.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from evaluation import evaluate_clip, summarise
 from evaluation.segmenter_evaluation import predict_ids
+from evaluation.trajectory_metrics import region_and_boundary
 from skimage.segmentation import slic
 from tqdm import tqdm
 from training.clip_cache import WorldClips
@@ -27,7 +29,7 @@ from worlds import DIFFICULTIES, WorldConfig
 from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "checkpoints" / "trajtok-tiny"
-SHOWN = ("fg_ari", "ari", "mean_best_iou", "veq", "stq_en")
+SHOWN = ("fg_ari", "ari", "mean_best_iou", "veq", "stq_en", "j_and_f")
 HELD_OUT_SEED = 1000001
 
 
@@ -55,7 +57,10 @@ def judge(clips: Sequence[ClipRecord], model: TrajTokModel, processor: TrajTokVi
             "SLIC supervoxels": slic_supervoxels(clip.frames_uint8, segments),
             "uniform cells": uniform_cells(clip.frames_uint8, segments),
         }
-        scores = {name: evaluate_clip(ids, clip.trajectory_ids) for name, ids in rivals.items()}
+        truth = clip.trajectory_ids
+        scores = {
+            name: {**evaluate_clip(ids, truth), **region_and_boundary(ids, truth)} for name, ids in rivals.items()
+        }
         yield {"clip": clip.name, "frames": len(clip.frames_uint8), "segments": segments, "scores": scores}
 
 

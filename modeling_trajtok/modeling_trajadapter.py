@@ -1,0 +1,335 @@
+"""TrajAdapter: a probing head that reads a frozen backbone through trajectories.
+
+In:   pixel_values_videos (B, T, 3, H_px, W_px), ImageNet-normalised; or trajectory tokens made before
+Out:  `TrajAdapterOutput`, `TrajAdapterClassifierOutput`
+From: processors (video_processing_trajtok)     To: video classification
+Paper: arXiv 2602.22779 (its authors released no code for it)
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import ImageProcessingMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import can_return_tuple
+
+from .configuration_trajadapter import TrajAdapterConfig
+from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask
+from .modeling_trajtok import TrajTokModel
+from .outputs_trajtok import TrajAdapterClassifierOutput, TrajAdapterOutput
+from .patch_backbone import PatchBackbone, load_vision_model, vision_config_of
+
+
+class TrajAdapterPooler(nn.Module):
+    """Attentive pooling: one learnt query reads all tokens, then an MLP: (B, S, D) -> (B, D)."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: int):
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(1, 1, width))
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, num_heads, batch_first=True)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
+
+    def forward(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        """Tokens (B, S, D), of which those that are not valid (B, S) are not read."""
+        tokens = self.norm(tokens)
+        ignored = None if valid is None else ~valid
+        query = self.query.expand(len(tokens), -1, -1)
+        pooled = query + self.attention(query, tokens, tokens, key_padding_mask=ignored, need_weights=False)[0]
+        return (pooled + self.mlp(self.mlp_norm(pooled)))[:, 0]
+
+
+class TrajAdapterPreTrainedModel(PreTrainedModel):
+    """What the TrajAdapter models share."""
+
+    config: TrajAdapterConfig
+    config_class = TrajAdapterConfig
+    base_model_prefix = "adapter"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _no_split_modules = ("DINOv3ConvNextLayer", "TrajTokPerceiverLayer", "TrajAdapterPooler")
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, TrajAdapterPooler):
+            init.normal_(module.query, std=self.config.initializer_range)
+            init.xavier_uniform_(module.attention.in_proj_weight)
+            init.zeros_(module.attention.in_proj_bias)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in Transformers; then the frozen weights come from ``config.backbone_checkpoint``, if there is one."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        adapter = next(module for module in model.modules() if isinstance(module, TrajAdapterModel))
+        adapter.load_backbone()
+        adapter.freeze()
+        return loaded
+
+    @classmethod
+    def from_components(cls, *, backbone, trajtok=None, **settings):
+        """A new head on pretrained parts.
+
+        Args:
+            backbone: name or folder of a vision or video model of Transformers (of a model of images and text its
+                vision tower is taken), which the adapter then refers to; or such a model, which is saved with it.
+            trajtok: name, path or model of a TrajTok whose segmenter is taken; None = new weights.
+            **settings: fields of `TrajAdapterConfig`, such as ``num_labels`` and ``probe``; what the backbone expects
+                of pixels is read from the checkpoint's preprocessor, if it has one.
+        """
+        model = backbone
+        if not isinstance(backbone, PreTrainedModel):
+            settings = {"backbone_checkpoint": str(backbone), **_pixel_settings(backbone), **settings}
+            model = load_vision_model(backbone, settings.get("backbone_revision"))
+        if trajtok is not None and not isinstance(trajtok, PreTrainedModel):
+            trajtok = TrajTokModel.from_pretrained(trajtok, dtype=torch.float32)
+        if trajtok is not None:
+            own = trajtok.config.to_dict() | {"encoder_input_size": None, "encoder_output_size": None}
+            settings["trajtok_config"] = own | settings.get("trajtok_config", {})
+        config = TrajAdapterConfig(backbone_config=vision_config_of(model.config).to_dict(), **settings)
+        built = cls(config)
+        adapter = getattr(built, "adapter", built)
+        adapter.backbone.model.load_state_dict(model.state_dict())
+        if trajtok is not None and adapter.trajtok is not None:
+            wanted = adapter.trajtok.segmenter.state_dict()
+            segmenter = {name: value for name, value in trajtok.segmenter.state_dict().items() if name in wanted}
+            adapter.trajtok.segmenter.load_state_dict(segmenter)
+        return built
+
+
+class TrajAdapterModel(TrajAdapterPreTrainedModel):
+    """Frozen backbone, trajectories and pooling: clips become one vector."""
+
+    def __init__(self, config: TrajAdapterConfig):
+        super().__init__(config)
+        self.backbone = PatchBackbone(config)
+        self.trajtok = TrajTokModel(config.trajtok_config) if config.probe == "trajectories" else None
+        width = self.feature_size
+        self.pooler = (
+            TrajAdapterPooler(width, config.num_pooler_heads, config.pooler_mlp_ratio)
+            if config.probe in ("trajectories", "attentive")
+            else None
+        )
+        self.norm = nn.LayerNorm(width)
+        if config.backbone_checkpoint is not None:
+            self._keys_to_ignore_on_save = {f"backbone.{name}" for name in self.backbone.state_dict()}
+            self._keys_to_ignore_on_load_missing = {r"^backbone\."}
+        self.post_init()
+        self.freeze()
+
+    @property
+    def feature_size(self) -> int:
+        """Width of what is classified."""
+        config = self.config
+        return config.trajtok_config.encoder_output_size if config.probe == "trajectories" else config.feature_size
+
+    def load_backbone(self) -> None:
+        """Load the frozen weights from the checkpoint that the configuration names."""
+        config = self.config
+        if config.backbone_checkpoint is None:
+            return
+        try:
+            model = load_vision_model(config.backbone_checkpoint, config.backbone_revision, self.dtype)
+        except OSError as error:
+            raise OSError(
+                f"TrajAdapter cannot load its frozen backbone {config.backbone_checkpoint!r}: {error} Set "
+                "config.backbone_checkpoint to where it is."
+            ) from error
+        self.backbone.model.load_state_dict(model.state_dict())
+
+    def freeze(self) -> None:
+        """Freeze the backbone and, unless the task trains it, the segmenter."""
+        self.backbone.freeze()
+        if self.trajtok is not None and self.config.freeze_segmenter:
+            self.trajtok.segmenter.requires_grad_(False)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: Tensor | None = None,
+        frame_valid: Tensor | None = None,
+        trajectory_ids: Tensor | None = None,
+        trajectory_labels: Tensor | None = None,
+        trajectory_embeds: Tensor | None = None,
+        token_valid: Tensor | None = None,
+        **kwargs,
+    ) -> TrajAdapterOutput:
+        """Pool clips, or trajectory tokens of this adapter that were made before.
+
+        Args:
+            pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised RGB.
+            frame_valid: (B, T), False for padded frames, which stand at the end; None if there are none.
+            trajectory_ids: (B, T', h, w) somebody else's grouping, of the T' frames of the backbone's patch grid.
+            trajectory_labels: (B, T, h, w) at any resolution, -1 = ignore: adds the segmentation loss.
+            trajectory_embeds: (B, K*L, D) tokens, instead of pixels.
+            token_valid: (B, K*L) of ``trajectory_embeds``.
+            **kwargs: accepted for callers that pass the keywords of other models.
+
+        Returns:
+            `TrajAdapterOutput`.
+
+        Raises:
+            ValueError: for missing or contradicting inputs, and as `PatchBackbone` and `TrajTokModel`.
+        """
+        if trajectory_embeds is not None:
+            self._check_tokens(trajectory_embeds, pixel_values_videos)
+            return self._pool(trajectory_embeds.to(self.norm.weight.dtype), token_valid)
+        if pixel_values_videos is None:
+            raise ValueError("TrajAdapterModel got no input, expected pixel_values_videos or trajectory_embeds.")
+        pixels, frame_valid = self._pad(pixel_values_videos, frame_valid)
+        features = self.backbone(pixels, frame_valid)
+        if self.trajtok is None:
+            return self._pool_patches(features.patches, features.cls, features.grid, frame_valid)
+        if trajectory_labels is not None:
+            missing = pixels.shape[1] - trajectory_labels.shape[1]
+            trajectory_labels = F.pad(trajectory_labels, (0, 0, 0, 0, 0, missing), value=-1)
+        tokenized = self.trajtok(
+            pixels,
+            frame_valid,
+            patch_features=features.patches,
+            patch_grid=features.grid,
+            trajectory_ids=trajectory_ids,
+            trajectory_labels=trajectory_labels,
+        )
+        output = self._pool(tokenized.trajectory_embeds, tokenized.token_valid)
+        output.trajectory_ids = tokenized.trajectory_ids
+        output.segmentation_loss = tokenized.loss
+        return output
+
+    def _pad(self, pixels: Tensor, frame_valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Clips as long as the backbone wants them; frames that are not valid repeat the last one that is."""
+        missing = -pixels.shape[1] % self.config.frame_multiple
+        if frame_valid is None and not missing:
+            return pixels, None
+        if frame_valid is None:
+            frame_valid = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
+        frame_valid = F.pad(frame_valid.bool(), (0, missing))
+        last = frame_valid.sum(dim=1, keepdim=True) - 1
+        frames = torch.arange(frame_valid.shape[1], device=pixels.device).minimum(last)
+        return pixels[torch.arange(len(pixels), device=pixels.device).unsqueeze(1), frames], frame_valid
+
+    def _pool(self, tokens: Tensor, valid: Tensor | None) -> TrajAdapterOutput:
+        pooled = self.norm(self.pooler(tokens, valid))
+        return TrajAdapterOutput(last_hidden_state=tokens, pooler_output=pooled, token_valid=valid)
+
+    def _pool_patches(
+        self, patches: Tensor, cls: Tensor | None, grid: GridSize, frame_valid: Tensor | None
+    ) -> TrajAdapterOutput:
+        """What probes without trajectories do with the same features."""
+        dtype = self.norm.weight.dtype
+        patches, valid = patches.to(dtype), None
+        if frame_valid is not None:
+            valid = expand_frame_mask(pool_frame_mask(frame_valid.bool(), grid.t), grid)
+        if self.config.probe == "attentive":
+            return self._pool(patches, valid)
+        if self.config.probe == "mean":
+            weights = torch.ones_like(patches[..., :1]) if valid is None else valid.unsqueeze(-1).to(dtype)
+            pooled = (patches * weights).sum(dim=1) / weights.sum(dim=1)
+        elif cls is None:
+            raise ValueError(
+                f"{type(self.backbone.model).__name__} has no CLS token, which probe='cls' reads. Use probe='mean' or "
+                "'attentive'."
+            )
+        else:
+            pooled = cls.to(dtype)
+        return TrajAdapterOutput(last_hidden_state=patches, pooler_output=self.norm(pooled), token_valid=valid)
+
+    def _check_tokens(self, trajectory_embeds: Tensor, pixels: Tensor | None) -> None:
+        width = self.feature_size
+        if pixels is not None:
+            raise ValueError("TrajAdapterModel got pixel_values_videos and trajectory_embeds, expected one of them.")
+        if self.trajtok is None or trajectory_embeds.dim() != 3 or trajectory_embeds.shape[2] != width:
+            raise ValueError(
+                f"TrajAdapterModel with probe={self.config.probe!r} got trajectory_embeds of shape "
+                f"{tuple(trajectory_embeds.shape)}, expected (B, K*L, {width}) and probe='trajectories'. Make them "
+                "with this adapter (`last_hidden_state`)."
+            )
+
+
+class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
+    """`TrajAdapterModel` with a linear classifier.
+
+    For a loss in evaluation `Trainer` needs ``TrainingArguments(label_names=["labels"])``: it would wait for
+    ``trajectory_labels`` as well.
+    """
+
+    def __init__(self, config: TrajAdapterConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.adapter = TrajAdapterModel(config)
+        self.classifier = nn.Linear(self.adapter.feature_size, config.num_labels)
+        self.post_init()
+        self.adapter.freeze()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: Tensor | None = None,
+        frame_valid: Tensor | None = None,
+        trajectory_ids: Tensor | None = None,
+        trajectory_labels: Tensor | None = None,
+        trajectory_embeds: Tensor | None = None,
+        token_valid: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs,
+    ) -> TrajAdapterClassifierOutput:
+        """Classify clips.
+
+        Args:
+            pixel_values_videos: as the others, see `TrajAdapterModel.forward`.
+            frame_valid: see there.
+            trajectory_ids: see there.
+            trajectory_labels: see there.
+            trajectory_embeds: see there.
+            token_valid: see there.
+            labels: (B,) classes, (B, num_labels) for several at once, or (B,) numbers for regression, as
+                ``config.problem_type`` says.
+            **kwargs: accepted for callers that pass the keywords of other models.
+
+        Returns:
+            `TrajAdapterClassifierOutput`.
+        """
+        output = self.adapter(
+            pixel_values_videos,
+            frame_valid,
+            trajectory_ids,
+            trajectory_labels,
+            trajectory_embeds,
+            token_valid,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classifier(output.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+            if output.segmentation_loss is not None:
+                loss = loss + self.config.segmentation_loss_weight * output.segmentation_loss
+        return TrajAdapterClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=output.last_hidden_state,
+            token_valid=output.token_valid,
+            trajectory_ids=output.trajectory_ids,
+        )
+
+
+def _pixel_settings(checkpoint) -> dict:
+    """What a checkpoint's preprocessor says of the mean and standard deviation of pixels."""
+    try:
+        found, _ = ImageProcessingMixin.get_image_processor_dict(checkpoint)
+    except OSError:
+        return {}
+    names = {"image_mean": "backbone_image_mean", "image_std": "backbone_image_std"}
+    return {field: found[name] for name, field in names.items() if found.get(name)}
+
+
+__all__ = ["TrajAdapterForVideoClassification", "TrajAdapterModel", "TrajAdapterPreTrainedModel"]

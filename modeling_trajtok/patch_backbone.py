@@ -1,0 +1,287 @@
+"""The patch features of any vision or video model of Transformers, with the grid that they lie on.
+
+In:   pixel_values_videos (B, T, 3, H_px, W_px), ImageNet-normalised; a frozen model
+Out:  `PatchFeatures`
+To:   modeling_trajadapter; its input helpers also modeling_trajvlm
+
+Which tokens are patches, and of which place and time, is found: the number of tokens tells how many of them are no
+patches (CLS, registers: they stand in front), and of a video model the order is found by changing single patches.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from .grid_ops import GridSize
+
+# Frames that go through an image model at a time at inference.
+FRAMES_AT_A_TIME = 16
+# Tokens in front of the patches: CLS, registers, ...
+MOST_PREFIX_TOKENS = 16
+# Patch sides and strides that are tried for a model whose configuration names none.
+PATCH_SIDES_PX = (4, 8, 14, 16, 18, 32, 64)
+MOST_STAGES = 5
+
+
+class PatchFeatures(NamedTuple):
+    """Patch features (B, N, D), their grid, and the states (B, D) of CLS, averaged over calls; None without CLS."""
+
+    patches: Tensor
+    grid: GridSize
+    cls: Tensor | None
+
+
+class PatchLayout(NamedTuple):
+    """Where patches stand among the tokens of one call.
+
+    Attributes:
+        grid: of the patches of one call.
+        num_prefix: tokens in front of them.
+        time_fastest: the patches of one place stand together, not those of one frame.
+    """
+
+    grid: GridSize
+    num_prefix: int
+    time_fastest: bool = False
+
+    def patches_of(self, tokens: Tensor) -> Tensor:
+        """Tokens (C, S, D) to patches (C, N, D), time slowest."""
+        patches = tokens[:, self.num_prefix :]
+        if not self.time_fastest:
+            return patches
+        return patches.unflatten(1, (self.grid.patches_per_frame, self.grid.t)).transpose(1, 2).flatten(1, 2)
+
+
+def renormalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """ImageNet-normalised images (..., 3, H_px, W_px) normalised with another mean and standard deviation."""
+    old_mean, old_std, new_mean, new_std = (
+        torch.tensor(values, device=images.device, dtype=images.dtype).view(3, 1, 1)
+        for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, mean, std)
+    )
+    return (images * old_std + old_mean - new_mean) / new_std
+
+
+def flat_patches(images: Tensor, side_px: int) -> dict[str, Tensor]:
+    """Images (C, 3, H_px, W_px) as SigLIP2 reads them: flattened patches, their number per row and column."""
+    rows, columns = images.shape[-2] // side_px, images.shape[-1] // side_px
+    patches = F.unfold(images, side_px, stride=side_px).unflatten(1, (3, side_px, side_px))
+    patches = patches.permute(0, 4, 2, 3, 1).flatten(2)
+    return {
+        "pixel_values": patches,
+        "spatial_shapes": torch.tensor([[rows, columns]], device=images.device).expand(len(images), -1),
+        "pixel_attention_mask": patches.new_ones(patches.shape[:2], dtype=torch.long),
+    }
+
+
+def vision_config_of(config):
+    """The configuration of the vision tower, of a model of images and text; otherwise the same."""
+    return getattr(config, "vision_config", None) or config
+
+
+def load_vision_model(name: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The vision or video model of a checkpoint; of a model of images and text its vision tower.
+
+    Raises:
+        ValueError: if the checkpoint lacks some of its weights.
+    """
+    config = vision_config_of(AutoConfig.from_pretrained(name, revision=revision))
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(f"{name} is a checkpoint of type {config.model_type}, for which AutoModel has no model.")
+    model, found = MODEL_MAPPING[type(config)].from_pretrained(
+        name, config=config, revision=revision, dtype=dtype, output_loading_info=True
+    )
+    if found["missing_keys"]:
+        raise ValueError(
+            f"{name} lacks weights of {type(model).__name__}: {', '.join(sorted(found['missing_keys'])[:5])}. Name a "
+            "checkpoint of a vision or video model."
+        )
+    return model
+
+
+class PatchBackbone(nn.Module):
+    """A frozen vision or video model that gives patch features.
+
+    Args:
+        config: a `TrajAdapterConfig`; of it the fields about the backbone.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.model = AutoModel.from_config(config.backbone_config)
+        self.freeze()
+
+    def freeze(self) -> None:
+        """No gradients, no dropout."""
+        self.model.requires_grad_(False).eval()
+        self._layouts = {}
+
+    def train(self, mode: bool = True) -> "PatchBackbone":
+        """The model stays as it is in evaluation."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    @property
+    def reads_videos(self) -> bool:
+        """Does the model read clips, or single images?"""
+        config = self.config.backbone_config
+        return self.model.main_input_name == "pixel_values_videos" or any(
+            getattr(config, name, None) for name in ("num_frames", "tubelet_size", "frames_per_clip")
+        )
+
+    @torch.no_grad()
+    def forward(self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None) -> PatchFeatures:
+        """Patch features of clips.
+
+        Args:
+            pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised, T a multiple of `config.frame_multiple`.
+            frame_valid: (B, T), False for padded frames at the end; calls without a valid frame are left out, and
+                their features are zeros.
+
+        Raises:
+            ValueError: if the model cannot read frames of this size, or its tokens cannot be laid on a grid.
+        """
+        batch, frames = pixel_values_videos.shape[:2]
+        if frame_valid is None or frame_valid.all():
+            return self._features(pixel_values_videos)
+        multiple = self.config.frame_multiple
+        lengths = (frame_valid.sum(dim=1) + multiple - 1) // multiple * multiple
+        patches = cls = grid = None
+        # A model that attends to all frames would see the padding, so clips of different lengths go one after another.
+        for length in lengths.unique().tolist():
+            chosen = lengths == length
+            part = self._features(pixel_values_videos[chosen, :length])
+            if patches is None:
+                grid = part.grid._replace(t=part.grid.t * frames // length)
+                patches = part.patches.new_zeros(batch, grid.num_patches, part.patches.shape[2])
+                cls = None if part.cls is None else part.cls.new_zeros(batch, part.cls.shape[1])
+            patches[chosen, : part.grid.num_patches] = part.patches
+            if cls is not None:
+                cls[chosen] = part.cls
+        return PatchFeatures(patches, grid, cls)
+
+    def _features(self, pixel_values_videos: Tensor) -> PatchFeatures:
+        """As `forward`, of clips of the same length."""
+        batch, frames = pixel_values_videos.shape[:2]
+        pixels = self._prepare(pixel_values_videos)
+        calls = pixels.unflatten(1, (-1, self._frames_per_call(frames))).flatten(0, 1)
+        layout = self._layout(calls[:1])
+        step = max(1, FRAMES_AT_A_TIME // calls.shape[1])
+        tokens = torch.cat([self._tokens(calls[first : first + step]) for first in range(0, len(calls), step)])
+        patches = layout.patches_of(tokens).reshape(batch, -1, tokens.shape[-1])
+        grid = layout.grid._replace(t=layout.grid.t * len(calls) // batch)
+        cls = tokens[:, 0].unflatten(0, (batch, -1)).mean(dim=1) if layout.num_prefix else None
+        return PatchFeatures(patches, grid, cls)
+
+    def _prepare(self, pixels: Tensor) -> Tensor:
+        """Resize, normalise and convert clips as the model wants them."""
+        config = self.config
+        if config.resized_hw not in (None, tuple(pixels.shape[-2:])):
+            images = F.interpolate(
+                pixels.flatten(0, 1), size=config.resized_hw, mode="bilinear", align_corners=False, antialias=True
+            )
+            pixels = images.unflatten(0, tuple(pixels.shape[:2]))
+        pixels = renormalise(pixels, config.backbone_image_mean, config.backbone_image_std)
+        return pixels.to(next(self.model.parameters()).dtype)
+
+    def _frames_per_call(self, frames: int) -> int:
+        return (self.config.frames_per_call or frames) if self.reads_videos else 1
+
+    def _tokens(self, calls: Tensor) -> Tensor:
+        """Calls (C, c, 3, H_px, W_px) to all tokens (C, S, D)."""
+        name, images = self.model.main_input_name, calls if self.reads_videos else calls.flatten(0, 1)
+        accepted = inspect.signature(self.model.forward).parameters
+        if "spatial_shapes" in accepted:
+            inputs = flat_patches(images, self.config.backbone_config.patch_size)
+        else:
+            inputs = {name: images}
+        if "interpolate_pos_encoding" in accepted:
+            inputs["interpolate_pos_encoding"] = self._differs_from_training_size(images)
+        if "skip_predictor" in accepted:
+            inputs["skip_predictor"] = True
+        states = self.model(**inputs, return_dict=True).last_hidden_state
+        return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+
+    def _differs_from_training_size(self, images: Tensor) -> bool:
+        size = getattr(self.config.backbone_config, "image_size", None)
+        size = (size, size) if isinstance(size, int) else size
+        return size is not None and tuple(size) != tuple(images.shape[-2:])
+
+    # --- which token is which patch ----------------------------------------------------------------------------------
+
+    def _layout(self, call: Tensor) -> PatchLayout:
+        """The layout for clips of this shape; found once."""
+        key = tuple(call.shape[1:])
+        if key not in self._layouts:
+            name, shape = type(self.model).__name__, f"{call.shape[1]} frames of {call.shape[3]}x{call.shape[4]} px"
+            try:
+                tokens = self._tokens(call)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                raise ValueError(
+                    f"{name} cannot read {shape}: {' '.join(str(error).split())} Set backbone_size_px and "
+                    "backbone_num_frames to what it was trained with."
+                ) from error
+            if tokens.dim() != 3 or len(tokens) != 1:
+                raise ValueError(
+                    f"{name} gives states of shape {tuple(tokens.shape)} for {shape}, expected (1, tokens, width). It "
+                    "is no backbone with patch features."
+                )
+            layouts = self._candidates(tokens.shape[1], key)
+            if not layouts:
+                raise ValueError(
+                    f"{name} gives {tokens.shape[1]} tokens of width {tokens.shape[2]} for {shape}, which cannot be "
+                    f"laid on a grid of patches with at most {MOST_PREFIX_TOKENS} other tokens. Use another backbone, "
+                    "or give its features to TrajTokModel as patch_features with their patch_grid."
+                )
+            self._layouts[key] = layouts[0] if len(layouts) == 1 else self._found_by_change(layouts, key, call)
+        return self._layouts[key]
+
+    def _candidates(self, num_tokens: int, shape: tuple[int, ...]) -> list[PatchLayout]:
+        """Layouts with as many tokens: those with the fewest tokens that are no patches."""
+        config = self.config.backbone_config
+        frames, _, height, width = shape
+        tubelet = getattr(config, "tubelet_size", None)
+        tubelet = [1 if tubelet is None else tubelet] if not isinstance(tubelet, Sequence) else list(tubelet)
+        sides = tubelet[1:] or getattr(config, "patch_size", None)
+        if sides is None:
+            sides = [(side, side) for side in PATCH_SIDES_PX]
+        else:
+            rows, columns = (sides, sides) if isinstance(sides, int) else sides
+            # Stages of a hierarchical model merge 2 x 2 patches each.
+            sides = [(rows << stage, columns << stage) for stage in range(MOST_STAGES)]
+        grids = {GridSize(frames // tubelet[0], height // rows, width // columns) for rows, columns in sides}
+        found = {
+            num_tokens - grid.num_patches: grid
+            for grid in grids
+            if grid.num_patches and 0 <= num_tokens - grid.num_patches <= MOST_PREFIX_TOKENS
+        }
+        if not found:
+            return []
+        grid = found[min(found)]
+        orders = (False, True) if min(grid.t, grid.patches_per_frame) > 1 else (False,)
+        return [PatchLayout(grid, min(found), time_fastest) for time_fastest in orders]
+
+    def _found_by_change(self, layouts: Sequence[PatchLayout], shape: tuple[int, ...], call: Tensor) -> PatchLayout:
+        """The layout under which a change of one patch changes the token of that patch most."""
+        height, width = shape[2:]
+        grid = layouts[0].grid
+        blank = torch.zeros_like(call)
+        before, scores = self._tokens(blank), dict.fromkeys(layouts, 0.0)
+        for t, h, w in {(0, grid.h - 1, grid.w // 2), (grid.t - 1, 0, grid.w // 2), (grid.t // 2, grid.h // 2, 0)}:
+            changed = blank.unflatten(1, (grid.t, -1)).clone()
+            rows = slice(h * height // grid.h, (h + 1) * height // grid.h)
+            columns = slice(w * width // grid.w, (w + 1) * width // grid.w)
+            changed[:, t, :, :, rows, columns] = 1.0
+            change = (self._tokens(changed.flatten(1, 2)) - before).float().norm(dim=-1, keepdim=True)
+            for layout in layouts:
+                place = (t * grid.h + h) * grid.w + w
+                scores[layout] += float(layout.patches_of(change)[0, place, 0] / change.sum())
+        return max(scores, key=scores.get)

@@ -1,0 +1,327 @@
+"""TrajAdapter: any backbone's patches are found on their grid, grouped, pooled and classified; it stays frozen."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.utils.data import Dataset
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForVideoClassification,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+from modeling_trajtok import (
+    TrajAdapterConfig,
+    TrajAdapterForVideoClassification,
+    TrajAdapterModel,
+    TrajTokModel,
+    TrajTokVideoProcessor,
+)
+from modeling_trajtok.patch_backbone import PatchBackbone
+
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+VIT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+WITH_MLP = {**VIT, "intermediate_size": 32}
+FIXED = {**WITH_MLP, "image_size": 64, "patch_size": 16, "num_frames": 4}
+
+# Type, its settings, tokens in front of the patches, the patch's frames, rows and columns in px.
+BACKBONES = {
+    "dinov2": ({**VIT, "image_size": 56, "patch_size": 8}, 1, (1, 8, 8)),
+    "dinov2_with_registers": ({**VIT, "image_size": 56, "patch_size": 8}, 5, (1, 8, 8)),
+    "dinov3_vit": ({**WITH_MLP, "image_size": 64, "patch_size": 8, "num_register_tokens": 3}, 4, (1, 8, 8)),
+    "dinov3_convnext": ({"hidden_sizes": [8, 8, 16, 24], "depths": [1, 1, 1, 1]}, 1, (1, 32, 32)),
+    "siglip_vision_model": ({**WITH_MLP, "image_size": 64, "patch_size": 16}, 0, (1, 16, 16)),
+    "siglip2_vision_model": ({**WITH_MLP, "num_patches": 16, "patch_size": 16}, 0, (1, 16, 16)),
+    "clip_vision_model": ({**WITH_MLP, "image_size": 64, "patch_size": 16}, 1, (1, 16, 16)),
+    "swin": ({"image_size": 64, "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2]}, 0, (1, 8, 8)),
+    "videomae": ({**FIXED, "tubelet_size": 2}, 0, (2, 16, 16)),
+    "vjepa2": (
+        {**VIT, "mlp_ratio": 1, "crop_size": 64, "frames_per_clip": 8, "pred_hidden_size": 24,
+         "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}, 0, (2, 16, 16),
+    ),
+    "vivit": ({**WITH_MLP, "image_size": 64, "num_frames": 4, "tubelet_size": [2, 16, 16]}, 1, (2, 16, 16)),
+    "timesformer": (FIXED, 1, (1, 16, 16)),
+    "videoprism_vision_model": (
+        {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 32, "num_spatial_layers": 1,
+         "num_temporal_layers": 1, "image_size": 72, "num_frames": 4}, 0, (1, 18, 18),
+    ),
+}  # fmt: skip
+TRAJTOK = {
+    "backbone_config": {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 16], "layer_scale_init_value": 0.5},
+    "hidden_size": 48,
+    "num_attention_heads": 3,
+    "num_trajectories": 6,
+    "num_encoder_layers": 1,
+    "initializer_range": 0.2,
+    "initial_logit_scale": 10.0,
+}
+
+
+def config_of(kind: str, **settings) -> TrajAdapterConfig:
+    fields = {"trajtok_config": TRAJTOK, "num_pooler_heads": 3, "num_labels": 3, **settings}
+    return TrajAdapterConfig(backbone_config=AutoConfig.for_model(kind, **BACKBONES[kind][0]), **fields)
+
+
+def classifier(kind: str = "dinov2", **settings) -> TrajAdapterForVideoClassification:
+    torch.manual_seed(0)
+    return TrajAdapterForVideoClassification(config_of(kind, **settings)).eval()
+
+
+@pytest.fixture
+def clips() -> torch.Tensor:
+    return torch.randn(2, 8, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+# --- the grid --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_every_patch_is_where_its_pixels_are(kind, clips):
+    """A change of the pixels of one patch changes the features at its place on the grid most."""
+    torch.manual_seed(0)
+    config = config_of(kind)
+    backbone = PatchBackbone(config)
+    _, num_prefix, (frames_px, rows_px, columns_px) = BACKBONES[kind]
+    if config.resized_hw:
+        clips = torch.randn(2, 8, 3, *config.resized_hw)
+    before = backbone(clips)
+    grid = before.grid
+    assert tuple(grid) == (8 // frames_px, clips.shape[3] // rows_px, clips.shape[4] // columns_px)
+    assert before.patches.shape == (2, grid.num_patches, 24)
+    [layout] = backbone._layouts.values()
+    assert layout.num_prefix == num_prefix and (before.cls is not None) == (num_prefix > 0)
+    for t, h, w in [(0, 0, grid.w - 1), (grid.t - 1, grid.h - 1, 0), (grid.t // 2, grid.h // 2, grid.w // 2)]:
+        changed = clips.clone()
+        rows, columns = slice(h * rows_px, (h + 1) * rows_px), slice(w * columns_px, (w + 1) * columns_px)
+        changed[1, t * frames_px : (t + 1) * frames_px, :, rows, columns] += 1.0
+        change = (backbone(changed).patches - before.patches).norm(dim=-1)
+        assert change[0].max() < 1e-5
+        assert int(change[1].argmax()) == (t * grid.h + h) * grid.w + w
+
+
+def test_features_without_a_grid_are_refused(clips):
+    backbone = PatchBackbone(config_of("clip_vision_model"))
+    backbone.config.backbone_config.patch_size = 13
+    with pytest.raises(ValueError, match="CLIPVisionModel gives 25 tokens of width 24 for 1 frames of 64x96 px"):
+        backbone(clips)
+
+
+def test_frames_that_a_backbone_cannot_read_are_refused(clips):
+    config = config_of("videomae", backbone_size_px=(64, 96))
+    with pytest.raises(ValueError, match=r"VideoMAEModel cannot read 4 frames of 64x96 px.*Set backbone_size_px"):
+        PatchBackbone(config)(clips)
+
+
+def test_a_model_of_images_and_text_is_no_backbone():
+    with pytest.raises(ValueError, match="type clip with a text part, expected that of its vision tower"):
+        TrajAdapterConfig(backbone_config=CLIPConfig())
+
+
+# --- the adapter -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_heads_learn_and_backbones_do_not(kind, clips):
+    model = classifier(kind).train()
+    model(clips, labels=torch.tensor([0, 2])).loss.backward()
+    for name, parameter in model.named_parameters():
+        frozen = name.startswith("adapter.backbone.") or ".segmenter." in name
+        assert (parameter.grad is None) == frozen, name
+    assert not any(part.training for part in model.adapter.backbone.model.modules())
+
+
+def test_the_task_trains_the_segmenter_on_request(clips):
+    trajtok = {**TRAJTOK, "encoder_queries": "latents_and_mean"}
+    model = classifier(freeze_segmenter=False, trajtok_config=trajtok).train()
+    model(clips, labels=torch.tensor([0, 2])).loss.backward()
+    gradients = [p.grad.abs().max() for n, p in model.named_parameters() if "trajectory_head" in n]
+    assert gradients and min(gradients) > 0
+    labels = torch.randint(0, 3, (2, 8, 64, 96))
+    plain, taught = (model(clips, labels=torch.tensor([0, 2]), trajectory_labels=given) for given in (None, labels))
+    assert taught.loss > plain.loss
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "timesformer", "videomae", "vjepa2"])
+@pytest.mark.parametrize("probe", ["trajectories", "attentive", "mean"])
+def test_a_padded_clip_is_as_the_clip_alone(kind, probe, clips):
+    """Also where the number of frames does not suit the backbone."""
+    model, length = classifier(kind, probe=probe), 6
+    alone = model(clips[:1, :length]).logits
+    padded = clips.clone()
+    padded[0, length:] = padded[0, length - 1]
+    frame_valid = torch.ones(2, 8, dtype=torch.bool)
+    frame_valid[0, length:] = False
+    torch.testing.assert_close(model(padded, frame_valid).logits[:1], alone, **CLOSE)
+
+
+def test_patches_of_several_frames_go_where_most_of_their_frames_go(clips):
+    """A tubelet belongs to the trajectory with the largest mean logit over its frames."""
+    model = classifier("videomae").adapter
+    output = model(clips)
+    features = model.backbone(clips)
+    found = model.trajtok(clips, patch_features=features.patches, patch_grid=features.grid)
+    logits = found.assignment_logits.view(2, 4, 2, 16, 24, 6).mean(dim=2).flatten(0, 1).permute(0, 3, 1, 2)
+    ids = torch.nn.functional.interpolate(logits, size=(4, 4), mode="bilinear").argmax(dim=1).view(2, 4, 4, 4)
+    given = model(clips, trajectory_ids=ids)
+    torch.testing.assert_close(given.last_hidden_state, output.last_hidden_state, **CLOSE)
+    assert output.trajectory_ids.shape == (2, 8, 16, 24)
+    assert torch.equal(given.token_valid, output.token_valid)
+
+
+def test_tokens_made_before_give_the_same(clips):
+    model = classifier()
+    output = model(clips, labels=torch.tensor([0, 2]))
+    again = model(trajectory_embeds=output.hidden_states, token_valid=output.token_valid, labels=torch.tensor([0, 2]))
+    torch.testing.assert_close(again.logits, output.logits)
+    torch.testing.assert_close(again.loss, output.loss)
+    with pytest.raises(ValueError, match=r"\(2, 6, 23\), expected \(B, K\*L, 24\)"):
+        model(trajectory_embeds=output.hidden_states[..., 1:])
+    with pytest.raises(ValueError, match="expected one of them"):
+        model(clips, trajectory_embeds=output.hidden_states)
+    with pytest.raises(ValueError, match="no input"):
+        model()
+
+
+def test_probes_read_the_same_features(clips):
+    for probe in ("mean", "cls"):
+        model = classifier(probe=probe)
+        features = model.adapter.backbone(clips)
+        expected = features.patches.mean(dim=1) if probe == "mean" else features.cls
+        torch.testing.assert_close(model.adapter(clips).pooler_output, model.adapter.norm(expected), **CLOSE)
+        assert not any("trajtok" in name for name, _ in model.named_parameters())
+    with pytest.raises(ValueError, match="SiglipVisionModel has no CLS token"):
+        classifier("siglip_vision_model", probe="cls")(clips)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def backbone_folder(tmp_path):
+    """A model of images and text with its preprocessor, as CLIP is published."""
+    torch.manual_seed(0)
+    vision = {**WITH_MLP, "image_size": 64, "patch_size": 16}
+    text = {**WITH_MLP, "vocab_size": 20, "max_position_embeddings": 8}
+    CLIPModel(CLIPConfig(vision_config=vision, text_config=text)).save_pretrained(tmp_path / "clip")
+    CLIPImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]).save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+def adapter_on(folder, **settings) -> TrajAdapterForVideoClassification:
+    return TrajAdapterForVideoClassification.from_components(
+        backbone=str(folder), trajtok_config=TRAJTOK, num_pooler_heads=3, num_labels=3, **settings
+    ).eval()
+
+
+def test_a_backbone_is_named_and_not_saved_again(backbone_folder, tmp_path, clips):
+    model = adapter_on(backbone_folder)
+    assert model.config.backbone_image_mean == [0.4, 0.5, 0.6] and model.config.backbone_image_std == [0.2, 0.3, 0.4]
+    reference = CLIPModel.from_pretrained(backbone_folder).vision_model.state_dict()
+    assert all(
+        torch.equal(value, reference[name]) for name, value in model.adapter.backbone.model.state_dict().items()
+    )
+    expected = model(clips).logits
+    for auto, folder in ((AutoModelForVideoClassification, "a"), (TrajAdapterForVideoClassification, "b")):
+        model.save_pretrained(tmp_path / folder)
+        assert not any(".backbone.model" in key for key in load_file(tmp_path / folder / "model.safetensors"))
+        model = auto.from_pretrained(tmp_path / folder).eval()
+        torch.testing.assert_close(model(clips).logits, expected)
+        assert not any(parameter.requires_grad for parameter in model.adapter.backbone.parameters())
+    features = AutoModel.from_pretrained(tmp_path / "a").eval()
+    assert isinstance(features, TrajAdapterModel)
+    torch.testing.assert_close(features(clips).pooler_output, model.adapter(clips).pooler_output)
+    backbone_folder.rename(tmp_path / "moved")
+    with pytest.raises(OSError, match=r"cannot load its frozen backbone .*Set config.backbone_checkpoint"):
+        TrajAdapterForVideoClassification.from_pretrained(tmp_path / "a")
+
+
+def test_a_backbone_in_memory_is_saved_with_the_adapter(tmp_path, clips):
+    model = classifier("dinov3_vit")
+    model.save_pretrained(tmp_path)
+    again = AutoModelForVideoClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(clips).logits, model(clips).logits)
+
+
+def test_the_segmenter_of_a_checkpoint_is_taken(backbone_folder, tmp_path, tiny_config):
+    trajtok = TrajTokModel(tiny_config)
+    trajtok.save_pretrained(tmp_path / "trajtok")
+    model = TrajAdapterForVideoClassification.from_components(
+        backbone=str(backbone_folder), trajtok=str(tmp_path / "trajtok"), num_pooler_heads=3
+    )
+    taken, given = model.adapter.trajtok.segmenter.state_dict(), trajtok.segmenter.state_dict()
+    assert taken and all(torch.equal(value, given[name]) for name, value in taken.items())
+
+
+def test_a_checkpoint_without_a_vision_model_is_refused(tmp_path):
+    AutoModel.from_config(
+        AutoConfig.for_model("clip_vision_model", **BACKBONES["clip_vision_model"][0])
+    ).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match="lacks weights of CLIPVisionModel"):
+        adapter_on(tmp_path)
+    with pytest.raises(OSError, match="nowhere"):
+        adapter_on(tmp_path / "nowhere")
+
+
+# --- in use ----------------------------------------------------------------------------------------------------------
+
+
+def test_pipeline_for_fixed_classes(backbone_folder, tmp_path, shared_data):
+    model = adapter_on(backbone_folder)
+    model.config.id2label = {0: "walks", 1: "runs", 2: "jumps"}
+    model.save_pretrained(tmp_path / "adapter")
+    TrajTokVideoProcessor(size={"height": 64, "width": 96}, num_frames=4).save_pretrained(tmp_path / "adapter")
+    classify = pipeline("video-classification", model=str(tmp_path / "adapter"))
+    result = classify(str(shared_data / "clips" / "torchcodec" / "nasa_13013.mp4"))
+    assert {entry["label"] for entry in result} == {"walks", "runs", "jumps"}
+    assert sum(entry["score"] for entry in result) == pytest.approx(1.0)
+
+
+class Squares(Dataset):
+    """A bright square at the left or at the right."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict:
+        frame = np.zeros((64, 64, 3), np.uint8)
+        frame[16:48, 32 * (index % 2) : 32 * (index % 2) + 32] = 200 + index % 50
+        pixels = torch.from_numpy(np.asarray(Image.fromarray(frame), np.float32) / 127.5 - 1.0)
+        return {"pixel_values_videos": pixels.permute(2, 0, 1).repeat(2, 1, 1, 1), "labels": index % 2}
+
+
+def test_trainer_learns_with_it(tmp_path):
+    model = classifier("dinov2", num_labels=2, trajtok_config={**TRAJTOK, "track_embedding": True}).train()
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=40,
+        per_device_train_batch_size=8,
+        learning_rate=3e-3,
+        report_to=[],
+        use_cpu=True,
+        label_names=["labels"],
+        save_strategy="no",
+    )
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=Squares(32),
+        eval_dataset=Squares(8),
+        compute_metrics=lambda found: {"accuracy": float((found.predictions[0].argmax(-1) == found.label_ids).mean())},
+    )
+    trainer.train()
+    assert trainer.evaluate()["eval_accuracy"] == 1.0
