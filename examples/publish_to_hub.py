@@ -29,7 +29,10 @@ TASKS = {
     "trajtok": "image-segmentation",
     "trajvit2": "zero-shot-image-classification",
     "trajvlm": "video-text-to-text",
+    "trajadapter": "video-classification",
 }
+# They read no text.
+VIDEO_ONLY = ("trajtok", "trajadapter")
 
 
 def model_card(repo_id: str, model_type: str, licence: str) -> ModelCard:
@@ -64,7 +67,7 @@ def build_repository(checkpoint: str, folder: Path, repo_id: str, licence: str) 
     model.save_pretrained(folder)
     model.config.dtype = config.dtype  # what the checkpoint asks to be loaded in
     model.config.save_pretrained(folder)
-    processors = AutoVideoProcessor if config.model_type == "trajtok" else AutoProcessor
+    processors = AutoVideoProcessor if config.model_type in VIDEO_ONLY else AutoProcessor
     processors.from_pretrained(checkpoint).save_pretrained(folder)
     model_card(repo_id, config.model_type, licence).save(folder / "README.md")
     return sorted(path for path in folder.rglob("*") if path.is_file())
