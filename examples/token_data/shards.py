@@ -1,0 +1,183 @@
+"""Rows of tokens in Parquet files, which any tool reads: `datasets`, pandas, Ray, Spark.
+
+In:   `TokenRow`s
+Out:  FOLDER/shard-NUMBER-HASH.parquet, each whole or not there; FOLDER/made_with.json; FOLDER/bad_videos-PROCESS.jsonl
+From: tokenize_dataset.py     To: training and inference without videos
+
+A video is done when a shard holds it, so work that was killed goes on, with any number of processes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset, load_dataset
+from evaluation.provenance import checkpoint_record
+from torch import Tensor
+
+from modeling_trajtok import TrajVLMFeatures
+
+from .tokenizing import TokenRow
+
+MADE_WITH = "made_with.json"
+
+
+class TokenShards:
+    """A folder of shards that several processes write and nobody reads half.
+
+    Args:
+        folder: may hold shards of an earlier run.
+        made_with: checkpoint and settings; the same for all shards.
+        dtype: "float16" or "float32", of the tokens.
+        process: number of this process.
+
+    Raises:
+        ValueError: if the folder's shards were made with something else.
+    """
+
+    def __init__(self, folder: Path, made_with: dict[str, Any], dtype: str, process: int = 0):
+        self.folder, self.process = folder, process
+        self.made_with = json.loads(json.dumps({**made_with, "dtype": dtype}, default=str))
+        self.dtype = np.dtype(dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+        known = folder / MADE_WITH
+        if known.is_file():
+            found = json.loads(known.read_text(encoding="utf-8"))
+            for name, value in self.made_with.items():
+                if found.get(name) != value:
+                    raise ValueError(
+                        f"The tokens in {folder} were made with {name} {found.get(name)}, this run has {value}. Use "
+                        "the same, or another --out."
+                    )
+        elif process == 0:
+            _write_whole(known, json.dumps(self.made_with, indent=1).encode())
+
+    def finished(self) -> set[str]:
+        """Names of videos that are in a shard, and of those that cannot be read."""
+        names = set()
+        for path in self.folder.glob("shard-*.parquet"):
+            names.update(pq.read_table(path, columns=["name"])["name"].to_pylist())
+        return names | {bad["name"] for bad in self.bad_videos()}
+
+    def bad_videos(self) -> list[dict[str, str]]:
+        """Name and error of each video that could not be read."""
+        lines = [
+            line
+            for path in sorted(self.folder.glob("bad_videos-*.jsonl"))
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        ]
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def add_bad(self, name: str, error: str) -> None:
+        """Note a video that cannot be read."""
+        with open(self.folder / f"bad_videos-{self.process:05d}.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"name": name, "error": error}) + "\n")
+
+    def write(self, rows: Sequence[TokenRow]) -> Path:
+        """One shard; its name follows from the videos in it.
+
+        Raises:
+            OSError: if the disk is full; then there is no shard.
+        """
+        table = pa.Table.from_pylist([_columns(row, self.dtype) for row in rows], schema=self._schema(rows))
+        digest = hashlib.sha256("\n".join(row.name for row in rows).encode()).hexdigest()[:16]
+        path = self.folder / f"shard-{self.process:05d}-{digest}.parquet"
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        _write_whole(path, sink.getvalue())
+        return path
+
+    def _schema(self, rows: Sequence[TokenRow]) -> pa.Schema:
+        fields = {
+            "name": pa.string(),
+            "tokens": pa.list_(pa.list_(pa.from_numpy_dtype(self.dtype), rows[0].tokens.shape[1])),
+            "trajectories": pa.list_(pa.int32()),
+            "area_shares": pa.list_(pa.float32()),
+            "boxes_xyxy_px": pa.list_(pa.list_(pa.list_(pa.float32(), 4))),
+            "time_spans_s": pa.list_(pa.list_(pa.float64(), 2)),
+            "frame_times_s": pa.list_(pa.float64()),
+            "size_hw": pa.list_(pa.int32(), 2),
+        }
+        if rows[0].masks is not None:
+            frames = pa.list_(pa.string())
+            fields["masks"] = pa.list_(pa.struct({"trajectory": pa.int32(), "counts": frames}))
+            fields["grid_hw"] = pa.list_(pa.int32(), 2)
+        return pa.schema(fields, metadata={"made_with": json.dumps(self.made_with)})
+
+
+def _columns(row: TokenRow, dtype: np.dtype) -> dict[str, Any]:
+    columns = {
+        "name": row.name,
+        "tokens": list(row.tokens.astype(dtype)),
+        "trajectories": row.trajectories,
+        "area_shares": row.area_shares,
+        "boxes_xyxy_px": [list(boxes) for boxes in row.boxes_xyxy_px],
+        "time_spans_s": list(row.time_spans_s),
+        "frame_times_s": row.frame_times_s,
+        "size_hw": row.size_hw,
+    }
+    if row.masks is not None:
+        columns["masks"] = [{"trajectory": number, "counts": counts} for number, counts in row.masks.items()]
+        columns["grid_hw"] = row.grid_hw
+    return columns
+
+
+def _write_whole(path: Path, content) -> None:
+    """Write beside the place and move: the file is whole or not there."""
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def open_tokens(folder: str | Path, checkpoint: str | None = None) -> Dataset:
+    """The tokens of a folder, a row per video, sorted by name; read from disk as they are needed.
+
+    Args:
+        folder: what tokenize_dataset.py wrote.
+        checkpoint: folder or Hub name of the model that is to read the tokens.
+
+    Raises:
+        ValueError: if there are none, or they were made with other weights.
+    """
+    folder = Path(folder)
+    shards = sorted(str(path) for path in folder.glob("shard-*.parquet"))
+    if not shards:
+        raise ValueError(f"{folder} holds no shard-*.parquet, expected what tokenize_dataset.py wrote.")
+    if checkpoint is not None:
+        made_with = json.loads((folder / MADE_WITH).read_text(encoding="utf-8"))
+        found, wanted = made_with["checkpoint"]["sha256"], checkpoint_record(checkpoint)["sha256"]
+        if found != wanted:
+            raise ValueError(
+                f"The tokens in {folder} were made with {made_with['checkpoint']['name']} (weights "
+                f"{found['model.safetensors'][:12]}), the model is {checkpoint} (weights "
+                f"{wanted['model.safetensors'][:12]}). Tokenize the videos with it, or load the model that made them."
+            )
+    return load_dataset("parquet", data_files=shards, split="train").sort("name")
+
+
+def collate_tokens(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Rows of `open_tokens` as ``trajectory_embeds`` (B, n, D) and ``token_valid`` (B, n), n the most of a row."""
+    tokens = [torch.from_numpy(np.asarray(row["tokens"], dtype=np.float32)) for row in rows]
+    return {
+        "trajectory_embeds": torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True),
+        "token_valid": torch.nn.utils.rnn.pad_sequence(
+            [torch.ones(len(one), dtype=torch.bool) for one in tokens], batch_first=True
+        ),
+    }
+
+
+def video_features(rows: Sequence[dict[str, Any]]) -> dict[str, TrajVLMFeatures]:
+    """Rows of `open_tokens` as the ``mm_encoder_outputs`` of a TrajVLM; prompts need as many placeholders."""
+    tokens = [torch.from_numpy(np.asarray(row["tokens"], dtype=np.float32)) for row in rows]
+    return {"video": TrajVLMFeatures(pooler_output=tokens)}

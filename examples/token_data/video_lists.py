@@ -1,0 +1,84 @@
+"""Which videos there are.
+
+In:   a folder, a manifest, or a `datasets` data set
+Out:  a sequence of (name, video): a path, or the bytes of a file
+To:   tokenize_dataset.py
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation.benchmark_files import VIDEO_SUFFIXES
+
+VideoItem = tuple[str, str | bytes]
+
+
+def list_videos(source: str, split: str = "train", column: str = "video") -> Sequence[VideoItem]:
+    """The videos of a source, in an order that does not change.
+
+    Args:
+        source: a folder with videos at any depth; a .json or .jsonl manifest with ``video`` paths beside it (the
+            layout of the original's training files); a folder that `datasets` saved; or a data set's name on the Hub.
+        split: of a data set.
+        column: of a data set, with videos.
+
+    Raises:
+        ValueError: if there is no video, or a manifest cannot be read.
+    """
+    path = Path(source)
+    if path.suffix in (".json", ".jsonl"):
+        return _from_manifest(path)
+    if path.is_dir() and not (path / "dataset_info.json").exists() and not (path / "dataset_dict.json").exists():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+        if not files:
+            raise ValueError(
+                f"{path} holds no video, expected files such as *{', *'.join(sorted(VIDEO_SUFFIXES)[:4])}."
+            )
+        return [(file.relative_to(path).as_posix(), str(file)) for file in files]
+    return DataSetVideos(source, split, column)
+
+
+def _from_manifest(path: Path) -> list[VideoItem]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        entries = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+        names = [entry["video"] for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({type(error).__name__}: {error}), expected entries with a path under 'video'."
+        ) from error
+    if not names:
+        raise ValueError(f"{path} names no video.")
+    return [(name, str(path.parent / name)) for name in names]
+
+
+class DataSetVideos(Sequence):
+    """The videos of a `datasets` data set, which are not decoded by it."""
+
+    def __init__(self, source: str, split: str, column: str):
+        from datasets import DatasetDict, Video, load_dataset, load_from_disk
+
+        if Path(source).is_dir():
+            found = load_from_disk(source)
+            found = found[split] if isinstance(found, DatasetDict) else found
+        else:
+            found = load_dataset(source, split=split)
+        if column not in found.column_names:
+            raise ValueError(
+                f"{source} has no column {column!r}, expected one of {', '.join(found.column_names)}. Name it with "
+                "--column."
+            )
+        feature = found.features[column]
+        self.rows = found.cast_column(column, Video(decode=False)) if isinstance(feature, Video) else found
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> VideoItem:
+        value = self.rows[index][self.column]
+        if isinstance(value, dict):
+            name, value = value.get("path"), value.get("bytes") or value.get("path")
+            return f"{index:09d}" + (f"-{Path(name).name}" if name else ""), value
+        return f"{index:09d}" + (f"-{Path(value).name}" if isinstance(value, str) else ""), value

@@ -1,0 +1,190 @@
+"""Turn videos into a data set of trajectory tokens: Parquet files from which models train and answer without videos.
+
+What you will see: a progress bar with the time that is left, then how many videos and tokens there are, how many
+bytes, and how fast it went. In `--out`: shards, `made_with.json` (checkpoint and settings), `bad_videos-*.jsonl`. The
+same command goes on where a run was stopped or killed, with any number of processes.
+
+    python examples/tokenize_dataset.py my_videos --out tokens
+    accelerate launch --num_processes 8 examples/tokenize_dataset.py train.json --model org/trajvit2 --out tokens
+    python examples/tokenize_dataset.py org/dataset --split train --column video --masks --out tokens
+
+    from token_data import open_tokens, collate_tokens
+    model(**collate_tokens(open_tokens("tokens", "org/trajvit2")[:8]))     # see examples/token_data
+
+Needs: ``pip install trajtok[train]``. Several machines: the same command under `accelerate launch` on each, with a
+folder that all of them see.
+"""
+
+import argparse
+import errno
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from evaluation.provenance import checkpoint_record
+from token_data import TokenShards, list_videos, tokenize
+from token_data.tokenizing import TokenRow
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModel, AutoVideoProcessor
+
+import modeling_trajtok
+from modeling_trajtok import TrajTokVideoProcessor
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class DecodedVideo(NamedTuple):
+    """A video ready for the model, or why it is not."""
+
+    name: str
+    inputs: dict | None
+    error: str = ""
+
+
+class DecodedVideos(Dataset):
+    """Videos as the model reads them; decoding is the work of the loader's processes."""
+
+    def __init__(self, videos: Sequence, chosen: Sequence[int], processor: TrajTokVideoProcessor):
+        self.videos, self.chosen, self.processor = videos, chosen, processor
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> DecodedVideo:
+        name, video = self.videos[self.chosen[index]]
+        try:
+            return DecodedVideo(name, dict(self.processor(video, return_tensors="pt", return_metadata=True)))
+        except (ValueError, OSError) as error:
+            return DecodedVideo(name, None, " ".join(str(error).split()))
+
+
+def only(videos: Sequence[DecodedVideo]) -> DecodedVideo:
+    """The one video of a list."""
+    [video] = videos
+    return video
+
+
+def load_model(name: str) -> torch.nn.Module:
+    """Any model of this package; of a TrajVLM with its connector, of a classifier its own class."""
+    config = AutoConfig.from_pretrained(name)
+    architecture = getattr(modeling_trajtok, (config.architectures or [""])[0], AutoModel)
+    return architecture.from_pretrained(name, dtype=torch.float32).eval()
+
+
+def tokenized(loader: DataLoader, model, shards: TokenShards, batch_size: int, with_masks: bool) -> Iterator[TokenRow]:
+    """Rows of all videos that can be read; neighbours with the same number of frames and size share a batch."""
+    pending: list[DecodedVideo] = []
+
+    def flush() -> list[TokenRow]:
+        if not pending:
+            return []
+        pixels, frame_valid = (
+            torch.cat([video.inputs[name] for video in pending]) for name in ("pixel_values_videos", "frame_valid")
+        )
+        facts = [video.inputs["video_metadata"][0] for video in pending]
+        names = [video.name for video in pending]
+        pending.clear()
+        return tokenize(model, pixels, frame_valid, names, facts, with_masks=with_masks)
+
+    for video in loader:
+        if video.inputs is None:
+            shards.add_bad(video.name, video.error)
+            continue
+        shape = video.inputs["pixel_values_videos"].shape
+        if pending and (shape != pending[0].inputs["pixel_values_videos"].shape or len(pending) == batch_size):
+            yield from flush()
+        pending.append(video)
+    yield from flush()
+
+
+def run(settings: argparse.Namespace) -> None:
+    """Tokenize what has not been tokenized."""
+    accelerator = Accelerator()
+    videos = list_videos(settings.source, settings.split, settings.column)
+    changes = {"num_frames": settings.num_frames} if settings.num_frames else {}
+    processor = AutoVideoProcessor.from_pretrained(settings.model, **changes)
+    made_with = {
+        "checkpoint": checkpoint_record(settings.model),
+        "processor": processor.to_dict(),
+        "masks": settings.masks,
+    }
+    with accelerator.main_process_first():
+        shards = TokenShards(settings.out, made_with, settings.dtype, accelerator.process_index)
+    finished = shards.finished()
+    todo = [index for index in range(len(videos)) if videos[index][0] not in finished]
+    accelerator.wait_for_everyone()
+    chosen = todo[accelerator.process_index :: accelerator.num_processes]
+    model = load_model(settings.model).to(accelerator.device)
+    loader = DataLoader(
+        DecodedVideos(videos, chosen, processor),
+        batch_size=1,
+        collate_fn=only,
+        num_workers=settings.workers,
+    )
+    rows, written, tokens, started = [], 0, 0, time.perf_counter()
+    with tqdm(total=len(chosen), desc="videos", disable=not accelerator.is_main_process) as progress:
+        for row in tokenized(loader, model, shards, settings.batch_size, settings.masks):
+            rows.append(row)
+            tokens += len(row.tokens)
+            progress.update()
+            if len(rows) == settings.videos_per_shard:
+                shards.write(rows)
+                written, rows = written + len(rows), []
+        if rows:
+            shards.write(rows)
+            written += len(rows)
+    seconds = time.perf_counter() - started
+    totals = accelerator.reduce(
+        torch.tensor([written, tokens], dtype=torch.float64, device=accelerator.device), reduction="sum"
+    ).tolist()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        bad = shards.bad_videos()
+        size = sum(path.stat().st_size for path in settings.out.glob("shard-*.parquet"))
+        print(
+            f"{totals[0]:.0f} videos, {totals[1]:.0f} tokens in {seconds:.0f} s "
+            f"({totals[0] / max(seconds, 1e-9):.1f} videos/s); {len(finished) - len(bad)} were there before; "
+            f"{size / 1e6:.1f} MB in {settings.out}; {len(bad)} cannot be read"
+        )
+        for one in bad[:10]:
+            sys.stderr.write(f"bad: {one['name']}: {one['error']}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="folder of videos, .json or .jsonl manifest, or data set")
+    parser.add_argument("--model", default=str(ROOT / "checkpoints" / "trajvit2-tiny"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--split", default="train", help="of a data set")
+    parser.add_argument("--column", default="video", help="of a data set")
+    parser.add_argument("--num-frames", type=int, help="of a video (default: the checkpoint's)")
+    parser.add_argument("--masks", action="store_true", help="also keep the masks, as run-length codes")
+    parser.add_argument("--dtype", choices=["float16", "float32"], default="float16", help="of the tokens on disk")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--videos-per-shard", type=int, default=512)
+    parser.add_argument("--workers", type=int, default=1, help="decoding processes of each process")
+    settings = parser.parse_args(argv)
+    try:
+        run(settings)
+    except OSError as error:
+        hint = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            hint = (
+                ". There is no room for another shard; finished shards are whole. Free some space and start the same "
+                "command again"
+            )
+        sys.stderr.write(f"error: {' '.join(str(error).split())}{hint}\n")
+        return 1
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""Videos become a data set of tokens, from which every model gives the numbers that it gives from the videos."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset
+from evaluation.video_prompts import EncodedVideo, video_prompts
+from token_data import collate_tokens, list_videos, open_tokens, video_features
+from tokenize_dataset import main
+from trajectory_data import ClipRecord, write_clip
+from transformers import AutoConfig, AutoProcessor, AutoVideoProcessor
+from worlds import WorldConfig, render_world
+
+from modeling_trajtok import (
+    TrajAdapterConfig,
+    TrajAdapterForVideoClassification,
+    TrajTokVideoProcessor,
+    TrajViT2Model,
+    TrajVLMForConditionalGeneration,
+    TrajVLMProcessor,
+)
+from modeling_trajtok.processors.trajectory_maps import decode_coco_rle
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "tokenize_dataset.py"
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+
+
+@pytest.fixture
+def videos(tmp_path) -> Path:
+    """Four clips of 5, 3, 5 and 2 frames in folders, and a file that is no video."""
+    folder = tmp_path / "videos"
+    for number, frames in enumerate((5, 3, 5, 2)):
+        world = render_world(1, number, WorldConfig(num_frames=frames, height=48, width=64))
+        times_s = np.arange(frames) / 8
+        clip = ClipRecord(f"clip{number}", world.frames_uint8, world.trajectory_ids, times_s)
+        write_clip(clip, folder / ("a" if number % 2 else "b"))
+    (folder / "a" / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+NAMES = ["a/clip1.mp4", "a/clip3.mp4", "b/clip0.mp4", "b/clip2.mp4"]
+
+
+@pytest.fixture
+def checkpoint(save_trajvit2, tmp_path) -> Path:
+    return save_trajvit2(tmp_path / "model", ["red"], 40)
+
+
+def run(videos, checkpoint, out, *options) -> int:
+    return main([str(videos), "--model", str(checkpoint), "--out", str(out), "--workers", "0", *options])
+
+
+def test_a_row_tells_all_of_a_clip(videos, checkpoint, tmp_path, capsys):
+    out = tmp_path / "tokens"
+    assert run(videos, checkpoint, out, "--masks", "--dtype", "float32") == 0
+    printed = capsys.readouterr()
+    assert "4 videos" in printed.out and "1 cannot be read" in printed.out and "a/broken.mp4" in printed.err
+    rows = open_tokens(out, str(checkpoint))
+    assert rows["name"] == NAMES
+    processor, model = AutoVideoProcessor.from_pretrained(checkpoint), TrajViT2Model.from_pretrained(checkpoint)
+    for row in rows:
+        inputs = processor(str(videos / row["name"]), return_tensors="pt", return_metadata=True)
+        [facts] = inputs.pop("video_metadata")
+        with torch.no_grad():
+            output = model.video_model.trajtok(**inputs)
+        length, valid = int(inputs["frame_valid"].sum()), output.token_valid[0]
+        ids = output.trajectory_ids[0, :length].numpy()
+        np.testing.assert_allclose(np.array(row["tokens"]), output.trajectory_embeds[0, valid].numpy(), atol=1e-5)
+        assert row["trajectories"] == (torch.arange(12)[valid] // 2).tolist()  # L = 2
+        assert row["size_hw"] == [48, 64] == [facts["height"], facts["width"]]
+        assert row["frame_times_s"] == pytest.approx(list(facts["frame_times_s"])[:length])
+        height, width = row["grid_hw"]
+        for token, trajectory in enumerate(row["trajectories"]):
+            owned = ids == trajectory
+            assert row["area_shares"][token] == pytest.approx(owned.mean(), abs=1e-6)
+            for time_index, (frame, box) in enumerate(zip(owned, row["boxes_xyxy_px"][token], strict=True)):
+                if not frame.any():
+                    assert np.isnan(box).all()
+                    continue
+                y, x = np.nonzero(frame)
+                expected = [x.min() * 64 / width, y.min() * 48 / height, (x.max() + 1) * 64 / width]
+                assert box == pytest.approx([*expected, (y.max() + 1) * 48 / height], abs=1e-3)
+                [counts] = [one["counts"] for one in row["masks"] if one["trajectory"] == trajectory]
+                code = {"size": [height, width], "counts": counts[time_index]}
+                assert np.array_equal(decode_coco_rle(code), frame)
+            seen = [row["frame_times_s"][t] for t in np.flatnonzero(owned.any(axis=(1, 2)))]
+            assert row["time_spans_s"][token] == pytest.approx([seen[0], seen[-1]])
+
+
+def test_trajvit2_from_tokens(videos, checkpoint, tmp_path):
+    out = tmp_path / "tokens"
+    assert run(videos, checkpoint, out, "--dtype", "float32", "--batch-size", "3") == 0
+    model, processor = TrajViT2Model.from_pretrained(checkpoint), AutoVideoProcessor.from_pretrained(checkpoint)
+    rows = open_tokens(out, str(checkpoint))
+    with torch.no_grad():
+        found = model.get_video_features(**collate_tokens(rows)).pooler_output
+        inputs = processor([str(videos / name) for name in NAMES], return_tensors="pt")
+        expected = model.get_video_features(**inputs).pooler_output
+    torch.testing.assert_close(found, expected, **CLOSE)
+    # In half precision nearly so, in half the space.
+    assert run(videos, checkpoint, tmp_path / "half") == 0
+    with torch.no_grad():
+        half = model.get_video_features(**collate_tokens(open_tokens(tmp_path / "half"))).pooler_output
+    torch.testing.assert_close(half, expected, atol=2e-2, rtol=2e-2)
+    table = pq.read_table(next((tmp_path / "half").glob("shard-*.parquet")))
+    assert str(table.schema.field("tokens").type.value_type.value_type) == "halffloat"
+
+
+def test_trajadapter_from_tokens(videos, tiny_config, tmp_path):
+    vision = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48, "patch_size": 8}
+    trajtok = tiny_config.to_dict() | {"encoder_input_size": None, "encoder_output_size": None}
+    config = TrajAdapterConfig(
+        backbone_config=AutoConfig.for_model("dinov2", **vision), trajtok_config=trajtok, num_pooler_heads=2
+    )
+    model = TrajAdapterForVideoClassification(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    processor = TrajTokVideoProcessor(size={"height": 48, "width": 48}, num_frames=3)
+    processor.save_pretrained(tmp_path / "model")
+    assert run(videos, tmp_path / "model", tmp_path / "tokens", "--dtype", "float32") == 0
+    with torch.no_grad():
+        found = model(**collate_tokens(open_tokens(tmp_path / "tokens"))).logits
+        expected = model(**processor([str(videos / name) for name in NAMES], return_tensors="pt")).logits
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["vlm_config", "trajvit2_config"])
+def test_trajvlm_from_tokens(kind, videos, vlm_tokenizer, tmp_path, request):
+    """Clips of 5 frames are two chunks; trajectories of the second have numbers of their own."""
+    config = request.getfixturevalue(kind)
+    TrajVLMForConditionalGeneration(config).save_pretrained(tmp_path / "model")
+    TrajVLMProcessor.from_model_config(config, vlm_tokenizer, num_frames=5).save_pretrained(tmp_path / "model")
+    assert run(videos, tmp_path / "model", tmp_path / "tokens", "--dtype", "float32") == 0
+    model = TrajVLMForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    rows = open_tokens(tmp_path / "tokens", str(tmp_path / "model"))
+    question = "how many objects ?"
+    for row in rows:
+        [tokens] = video_features([row])["video"].pooler_output
+        video = EncodedVideo((processor.video_token_id,) * len(tokens), tokens)
+        [prompt] = video_prompts(processor, video, [question])
+        content = [{"type": "video", "video": str(videos / row["name"])}, {"type": "text", "text": question}]
+        expected = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+        )
+        with torch.no_grad():
+            input_ids = torch.tensor([prompt.input_ids])
+            found = model(input_ids=input_ids, mm_encoder_outputs=video_features([row])).logits
+            torch.testing.assert_close(found, model(**expected).logits, **CLOSE)
+    chunks = {row["name"]: {number // 6 for number in row["trajectories"]} for row in rows}
+    assert chunks == {"a/clip1.mp4": {0}, "a/clip3.mp4": {0}, "b/clip0.mp4": {0, 1}, "b/clip2.mp4": {0, 1}}
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+def command(videos, checkpoint, out, *options) -> list[str]:
+    fixed = ["--model", str(checkpoint), "--out", str(out), "--videos-per-shard", "1", "--batch-size", "1"]
+    return [str(SCRIPT), str(videos), *fixed, *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+
+
+def test_killed_work_goes_on(videos, checkpoint, tmp_path, capsys):
+    out = tmp_path / "tokens"
+    process = subprocess.Popen(
+        [sys.executable, *command(videos, checkpoint, out)],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("shard-*.parquet")):
+        assert process.poll() is None and time.monotonic() < deadline, "it ended before its first shard"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.parquet")}
+    assert run(videos, checkpoint, out) == 0
+    assert "0 were there before" not in capsys.readouterr().out
+    assert open_tokens(out)["name"] == NAMES  # each once
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    assert run(videos, checkpoint, out) == 0
+    assert "0 videos, 0 tokens" in capsys.readouterr().out
+
+
+def test_two_processes_share_the_work(videos, checkpoint, tmp_path):
+    out = tmp_path / "tokens"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, *command(videos, checkpoint, out)], env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "4 videos" in done.stdout
+    assert open_tokens(out)["name"] == NAMES
+    assert {path.name.split("-")[1] for path in out.glob("shard-*.parquet")} == {"00000", "00001"}
+
+
+def test_a_full_disk_stops_the_work_cleanly(videos, checkpoint, tmp_path):
+    """A limit on the size of files stands for the disk: the first shard finds no room."""
+    out = tmp_path / "tokens"
+    done = subprocess.run(
+        [sys.executable, *command(videos, checkpoint, out, "--workers", "0", "--dtype", "float32")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+    )
+    assert done.returncode == 1
+    assert "no room for another shard" in done.stderr and "start the same command again" in done.stderr
+    assert not list(out.glob("shard-*")) and not list(out.glob("*partial*"))
+    assert run(videos, checkpoint, out, "--dtype", "float32") == 0
+    assert open_tokens(out)["name"] == NAMES
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def test_tokens_of_another_checkpoint_are_refused(videos, checkpoint, save_trajvit2, tmp_path, capsys):
+    out, other = tmp_path / "tokens", save_trajvit2(tmp_path / "other", ["red"], 40, seed=1)
+    assert run(videos, checkpoint, out) == 0
+    with pytest.raises(ValueError, match=r"made with .*model \(weights .*the model is .*other"):
+        open_tokens(out, str(other))
+    assert run(videos, other, out) == 1
+    assert "were made with checkpoint" in capsys.readouterr().err
+    assert run(videos, checkpoint, out, "--num-frames", "2") == 1
+    assert "were made with processor" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="holds no shard"):
+        open_tokens(tmp_path)
+
+
+def test_other_sources(videos, checkpoint, tmp_path):
+    manifest = videos / "list.json"
+    manifest.write_text(json.dumps([{"video": "b/clip2.mp4", "caption": "x"}, {"video": "a/clip1.mp4"}]))
+    assert [name for name, _ in list_videos(str(manifest))] == ["b/clip2.mp4", "a/clip1.mp4"]
+    lines = videos / "list.jsonl"
+    lines.write_text('{"video": "a/clip1.mp4"}\n{"video": "b/clip0.mp4"}\n')
+    assert run(lines, checkpoint, tmp_path / "lines") == 0
+    assert open_tokens(tmp_path / "lines")["name"] == ["a/clip1.mp4", "b/clip0.mp4"]
+    column = [str(videos / "b" / "clip0.mp4"), str(videos / "a" / "clip3.mp4")]
+    Dataset.from_dict({"clip": column}).save_to_disk(tmp_path / "saved")
+    assert run(tmp_path / "saved", checkpoint, tmp_path / "rows", "--column", "clip") == 0
+    assert open_tokens(tmp_path / "rows")["name"] == ["000000000-clip0.mp4", "000000001-clip3.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[]", "names no video"), ("{", "JSONDecodeError"), ('[{"clip": "a"}]', "KeyError: 'video'")],
+)
+def test_bad_manifests_are_refused(content, message, tmp_path, checkpoint, capsys):
+    (tmp_path / "list.json").write_text(content)
+    assert run(tmp_path / "list.json", checkpoint, tmp_path / "tokens") == 1
+    assert message in capsys.readouterr().err
+
+
+def test_no_videos_and_no_column(tmp_path, checkpoint, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty", checkpoint, tmp_path / "tokens") == 1
+    assert "holds no video, expected files such as" in capsys.readouterr().err
+    Dataset.from_dict({"clip": ["a.mp4"]}).save_to_disk(tmp_path / "saved")
+    assert run(tmp_path / "saved", checkpoint, tmp_path / "tokens") == 1
+    assert "no column 'video', expected one of clip" in capsys.readouterr().err
