@@ -160,12 +160,10 @@ class TrajVLMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, TrajVLMProjector):
-            # Of unit size inside: of small values a gated MLP keeps only products. As long as words outside.
-            for projection in (module.gate_proj, module.up_proj):
+            # As large inside and outside as what goes in. Smaller, a gated MLP keeps only products of its inputs, and
+            # the first steps of training replace what it lets through by what is learnt most easily.
+            for projection in (module.gate_proj, module.up_proj, module.down_proj):
                 init.normal_(projection.weight, std=projection.in_features**-0.5)
-            init.normal_(
-                module.down_proj.weight, std=self.config.initializer_range * module.down_proj.in_features**-0.5
-            )
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
