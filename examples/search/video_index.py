@@ -21,14 +21,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from trajectory_data.clip_files import VIDEO_SUFFIXES
 
 FORMAT = 1
-# fmt: off
-VIDEO_SUFFIXES = {
-    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov",
-    ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
-}
-# fmt: on
 SCHEMA = pa.schema(
     {
         "start_s": pa.float64(),

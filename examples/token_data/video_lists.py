@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.benchmark_files import VIDEO_SUFFIXES
+from trajectory_data.clip_files import VIDEO_SUFFIXES
 
 VideoItem = tuple[str, str | bytes]
 

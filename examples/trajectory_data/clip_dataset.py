@@ -12,6 +12,7 @@ from types import ModuleType
 
 from . import (
     layout_chat,
+    layout_class_folders,
     layout_clip_folders,
     layout_coco_rle,
     layout_frame_folders,
@@ -32,6 +33,7 @@ LAYOUTS: dict[str, ModuleType] = {
     "youtube_vis": layout_youtube_vis,
     "frame_folders": layout_frame_folders,
     "clip_folders": layout_clip_folders,
+    "class_folders": layout_class_folders,
 }
 WRITABLE_LAYOUTS = tuple(name for name, layout in LAYOUTS.items() if hasattr(layout, "write"))
 

@@ -21,6 +21,12 @@ from .clip_record import ClipRecord
 
 UNKNOWN_IN_FILES = 255  # in mask pictures: nobody knows what this pixel is (-1 in a ClipRecord)
 FPS_OF_PICTURES = 24.0  # folders of pictures do not say how fast they are
+# fmt: off
+VIDEO_SUFFIXES = {
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov",
+    ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
+}
+# fmt: on
 
 
 def spaced_indices(num_available: int, num_frames: int | None) -> np.ndarray:
