@@ -112,20 +112,24 @@ class TrajVLMProcessor(ProcessorMixin):
         Args:
             config: its `TrajVLMConfig`.
             tokenizer: of its language model.
-            **settings: what else is wanted: ``num_frames`` and others of `TrajTokVideoProcessor`, ``use_timestamps``,
-                ``chat_template``.
+            **settings: what else is wanted: ``size`` of frames and, if it is fixed, of images, ``num_frames`` and others of
+                `TrajTokVideoProcessor`, ``use_timestamps``, ``chat_template``.
         """
         side = getattr(config.vision_config, "image_size", None)
         if side is None:
             side = config.segmenter_size_px if config.has_trajectory_tower else 384
-        size = {"height": side, "width": side}
+        fixed = {"height": side, "width": side}
+        size = settings.setdefault("size", fixed)
         own = {name: settings.pop(name) for name in ("use_timestamps", "chat_template") if name in settings}
         images = SiglipImageProcessor(
-            size=size, resample=PILImageResampling.BICUBIC, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
+            size=size if "height" in size else fixed,
+            resample=PILImageResampling.BICUBIC,
+            image_mean=IMAGENET_MEAN,
+            image_std=IMAGENET_STD,
         )
         return cls(
             images,
-            TrajTokVideoProcessor(**{"size": size, **settings}),
+            TrajTokVideoProcessor(**settings),
             tokenizer,
             image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
             video_token=tokenizer.convert_ids_to_tokens(config.video_token_id),

@@ -15,6 +15,19 @@ def processor(vlm_config, vlm_tokenizer) -> TrajVLMProcessor:
     return TrajVLMProcessor.from_model_config(vlm_config, vlm_tokenizer, num_frames=5)
 
 
+def test_images_have_the_size_of_frames_if_it_is_fixed(vlm_config, vlm_tokenizer):
+    def sizes(**settings):
+        processor = TrajVLMProcessor.from_model_config(vlm_config, vlm_tokenizer, **settings)
+        return [
+            {name: side for name, side in dict(one.size).items() if side}
+            for one in (processor.image_processor, processor.video_processor)
+        ]
+
+    assert sizes() == [{"height": 48, "width": 48}] * 2
+    assert sizes(size={"height": 32, "width": 64}) == [{"height": 32, "width": 64}] * 2
+    assert sizes(size={"shortest_edge": 64}) == [{"height": 48, "width": 48}, {"shortest_edge": 64}]
+
+
 def video(frames: int = 5) -> np.ndarray:
     return np.zeros((frames, 30, 40, 3), dtype=np.uint8)
 
