@@ -112,8 +112,8 @@ class TrajVLMProcessor(ProcessorMixin):
         Args:
             config: its `TrajVLMConfig`.
             tokenizer: of its language model.
-            **settings: what else is wanted: ``size`` of frames and, if it is fixed, of images, ``num_frames`` and others of
-                `TrajTokVideoProcessor`, ``use_timestamps``, ``chat_template``.
+            **settings: what else is wanted: ``size`` of frames and, if it is fixed, of images, ``num_frames`` and
+                others of `TrajTokVideoProcessor`, ``use_timestamps``, ``chat_template``.
         """
         side = getattr(config.vision_config, "image_size", None)
         if side is None:
