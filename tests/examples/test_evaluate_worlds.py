@@ -3,9 +3,11 @@
 import json
 
 import pytest
-from evaluate_worlds import main
+from evaluate_worlds import CHECKPOINT, main
 
 from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMProcessor
+
+SHIPPED = CHECKPOINT.parent / "trajvlm-tiny"
 
 
 def test_a_trajvit2_is_judged_by_captions(save_trajvit2, tmp_path, capsys):
@@ -34,3 +36,10 @@ def test_a_trajvlm_is_judged_by_its_answers(vlm_config, vlm_tokenizer, tmp_path,
 def test_no_checkpoint_is_one_line(tmp_path, capsys):
     assert main(["--model", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_shipped_trajvlm_answers(tmp_path, capsys):
+    record = tmp_path / "record.json"
+    assert main(["--model", str(SHIPPED), "--worlds", "12", "--out", str(record)]) == 0
+    scores = json.loads(record.read_text())["scores"]
+    assert scores["exact_match"] > 0.6 and scores["exact_match/colour"] > 0.7
