@@ -2,7 +2,7 @@
 
 What you will see: a progress bar with the time that is left, then how many videos and tokens there are, how many
 bytes, and how fast it went. In `--out`: shards, `made_with.json` (checkpoint and settings), `bad_videos-*.jsonl`. The
-same command goes on where a run was stopped or killed, with any number of processes.
+same command goes on where a run was stopped or killed, with any number of processes, and tries bad videos again.
 
     python examples/tokenize_dataset.py my_videos --out tokens
     accelerate launch --num_processes 8 examples/tokenize_dataset.py train.json --model org/trajvit2 --out tokens
@@ -25,8 +25,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from evaluation.provenance import checkpoint_record
-from token_data import TokenShards, list_videos, tokenize
+from token_data import TokenShards, checkpoint_identity, list_videos, tokenize
 from token_data.tokenizing import TokenRow
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -49,15 +48,16 @@ class DecodedVideo(NamedTuple):
 class DecodedVideos(Dataset):
     """Videos as the model reads them; decoding is the work of the loader's processes."""
 
-    def __init__(self, videos: Sequence, chosen: Sequence[int], processor: TrajTokVideoProcessor):
+    def __init__(self, videos, chosen: Sequence[int], processor: TrajTokVideoProcessor):
         self.videos, self.chosen, self.processor = videos, chosen, processor
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> DecodedVideo:
-        name, video = self.videos[self.chosen[index]]
+        name = self.videos.names[self.chosen[index]]
         try:
+            video = self.videos.video(self.chosen[index])
             return DecodedVideo(name, dict(self.processor(video, return_tensors="pt", return_metadata=True)))
         except (ValueError, OSError) as error:
             return DecodedVideo(name, None, " ".join(str(error).split()))
@@ -76,8 +76,10 @@ def load_model(name: str) -> torch.nn.Module:
     return architecture.from_pretrained(name, dtype=torch.float32).eval()
 
 
-def tokenized(loader: DataLoader, model, shards: TokenShards, batch_size: int, with_masks: bool) -> Iterator[TokenRow]:
-    """Rows of all videos that can be read; neighbours with the same number of frames and size share a batch."""
+def tokenized(
+    loader: DataLoader, model, shards: TokenShards, batch_size: int, with_masks: bool
+) -> Iterator[TokenRow | None]:
+    """A row for each video, None for one that cannot be read; neighbours of the same shape share a batch."""
     pending: list[DecodedVideo] = []
 
     def flush() -> list[TokenRow]:
@@ -94,6 +96,7 @@ def tokenized(loader: DataLoader, model, shards: TokenShards, batch_size: int, w
     for video in loader:
         if video.inputs is None:
             shards.add_bad(video.name, video.error)
+            yield None
             continue
         shape = video.inputs["pixel_values_videos"].shape
         if pending and (shape != pending[0].inputs["pixel_values_videos"].shape or len(pending) == batch_size):
@@ -109,14 +112,14 @@ def run(settings: argparse.Namespace) -> None:
     changes = {"num_frames": settings.num_frames} if settings.num_frames else {}
     processor = AutoVideoProcessor.from_pretrained(settings.model, **changes)
     made_with = {
-        "checkpoint": checkpoint_record(settings.model),
+        "checkpoint": checkpoint_identity(settings.model),
         "processor": processor.to_dict(),
         "masks": settings.masks,
     }
     with accelerator.main_process_first():
         shards = TokenShards(settings.out, made_with, settings.dtype, accelerator.process_index)
     finished = shards.finished()
-    todo = [index for index in range(len(videos)) if videos[index][0] not in finished]
+    todo = [index for index, name in enumerate(videos.names) if name not in finished]
     accelerator.wait_for_everyone()
     chosen = todo[accelerator.process_index :: accelerator.num_processes]
     model = load_model(settings.model).to(accelerator.device)
@@ -129,9 +132,11 @@ def run(settings: argparse.Namespace) -> None:
     rows, written, tokens, started = [], 0, 0, time.perf_counter()
     with tqdm(total=len(chosen), desc="videos", disable=not accelerator.is_main_process) as progress:
         for row in tokenized(loader, model, shards, settings.batch_size, settings.masks):
+            progress.update()
+            if row is None:
+                continue
             rows.append(row)
             tokens += len(row.tokens)
-            progress.update()
             if len(rows) == settings.videos_per_shard:
                 shards.write(rows)
                 written, rows = written + len(rows), []
@@ -148,11 +153,13 @@ def run(settings: argparse.Namespace) -> None:
         size = sum(path.stat().st_size for path in settings.out.glob("shard-*.parquet"))
         print(
             f"{totals[0]:.0f} videos, {totals[1]:.0f} tokens in {seconds:.0f} s "
-            f"({totals[0] / max(seconds, 1e-9):.1f} videos/s); {len(finished) - len(bad)} were there before; "
+            f"({totals[0] / max(seconds, 1e-9):.1f} videos/s); {len(finished)} were there before; "
             f"{size / 1e6:.1f} MB in {settings.out}; {len(bad)} cannot be read"
         )
         for one in bad[:10]:
             sys.stderr.write(f"bad: {one['name']}: {one['error']}\n")
+        if bad and not totals[0] and not finished:
+            raise ValueError(f"None of the {len(bad)} videos can be read; see above.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,8 @@ Start the same command again to continue a run that was stopped or killed.
     accelerate launch examples/train_trajadapter.py --recipe examples/recipes/trajadapter.yaml --out runs/mean \
         model.probe=mean
     accelerate launch examples/train_trajadapter.py --recipe examples/recipes/trajadapter.yaml --out runs/ucf \
-        train.path=UCF101/train held_out.path=UCF101/test backbone=facebook/vjepa2-vitl-fpc64-256
+        train.path=UCF101/train train.num_clips=0 held_out.path=UCF101/test held_out.num_clips=0 \
+        backbone=facebook/vjepa2-vitl-fpc64-256
 
 The paths hold a folder of videos for each class; without them worlds are classified by what their largest object does.
 

@@ -87,8 +87,10 @@ class TrajAdapterPreTrainedModel(PreTrainedModel):
         """
         model = backbone
         if not isinstance(backbone, PreTrainedModel):
-            settings = {"backbone_checkpoint": str(backbone), **_pixel_settings(backbone), **settings}
-            model = load_vision_model(backbone, settings.get("backbone_revision"))
+            revision = settings.get("backbone_revision")
+            settings = {"backbone_checkpoint": str(backbone), **_pixel_settings(backbone, revision), **settings}
+            model = load_vision_model(backbone, revision)
+        model = getattr(model, "vision_model", model) if vision_config_of(model.config) is not model.config else model
         if trajtok is not None and not isinstance(trajtok, PreTrainedModel):
             trajtok = TrajTokModel.from_pretrained(trajtok, dtype=torch.float32)
         if trajtok is not None:
@@ -189,6 +191,11 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         if self.trajtok is None:
             return self._pool_patches(features.patches, features.cls, features.grid, frame_valid)
         if trajectory_labels is not None:
+            if trajectory_labels.shape[1] != pixel_values_videos.shape[1]:
+                raise ValueError(
+                    f"TrajAdapterModel got trajectory_labels of {trajectory_labels.shape[1]} frames, expected "
+                    f"{pixel_values_videos.shape[1]}: one label map for each frame."
+                )
             missing = pixels.shape[1] - trajectory_labels.shape[1]
             trajectory_labels = F.pad(trajectory_labels, (0, 0, 0, 0, 0, missing), value=-1)
         tokenized = self.trajtok(
@@ -322,14 +329,24 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
         )
 
 
-def _pixel_settings(checkpoint) -> dict:
-    """What a checkpoint's preprocessor says of the mean and standard deviation of pixels."""
+def _pixel_settings(checkpoint, revision: str | None) -> dict:
+    """The mean and standard deviation of RGB in [0, 1] that a checkpoint's preprocessor amounts to."""
     try:
-        found, _ = ImageProcessingMixin.get_image_processor_dict(checkpoint)
+        found, _ = ImageProcessingMixin.get_image_processor_dict(checkpoint, revision=revision)
     except OSError:
         return {}
-    names = {"image_mean": "backbone_image_mean", "image_std": "backbone_image_std"}
-    return {field: found[name] for name, field in names.items() if found.get(name)}
+    if not found.get("image_mean") or not found.get("image_std"):
+        return {}
+    mean, std = (
+        (found["image_mean"], found["image_std"]) if found.get("do_normalize", True) else ([0.0] * 3, [1.0] * 3)
+    )
+    # Some (ViViT) scale to -1 ... 1 before they normalise.
+    scale = 255 * found.get("rescale_factor", 1 / 255)
+    offset = 1.0 if found.get("offset") else 0.0
+    return {
+        "backbone_image_mean": [(value + offset) / scale for value in mean],
+        "backbone_image_std": [value / scale for value in std],
+    }
 
 
 __all__ = ["TrajAdapterForVideoClassification", "TrajAdapterModel", "TrajAdapterPreTrainedModel"]

@@ -154,22 +154,22 @@ def region_and_boundary(
     known, scores = ground_truth >= 0, []
     for place, true_id in enumerate(objects):
         found = np.zeros_like(known)
-        if len(candidates):
+        if intersections[:, place].any():
             found = (prediction == candidates[np.argmax(intersections[:, place] / unions[:, place])]) & known
-        pairs = list(zip(found, ground_truth == true_id, strict=True))
-        scores.append([np.mean([measure(*pair) for pair in pairs]) for measure in (_mask_iou, _outline_f_measure)])
+        frames = list(zip(found, ground_truth == true_id, known, strict=True))
+        scores.append([np.mean([measure(*frame) for frame in frames]) for measure in (_mask_iou, _outline_f_measure)])
     j, f = np.mean(scores, axis=0)
     return {"j": float(j), "f": float(f), "j_and_f": float((j + f) / 2)}
 
 
-def _mask_iou(found: np.ndarray, true: np.ndarray) -> float:
+def _mask_iou(found: np.ndarray, true: np.ndarray, _known: np.ndarray) -> float:
     union = (found | true).sum()
     return float((found & true).sum() / union) if union else 1.0
 
 
-def _outline_f_measure(found: np.ndarray, true: np.ndarray) -> float:
-    """Harmonic mean of the shares of either outline (H, W) that lie near the other."""
-    outlines = [mask & ~binary_erosion(mask, border_value=1) for mask in (found, true)]
+def _outline_f_measure(found: np.ndarray, true: np.ndarray, known: np.ndarray) -> float:
+    """Harmonic mean of the shares of either outline (H, W) that lie near the other; unknown pixels have no outline."""
+    outlines = [mask & ~binary_erosion(mask | ~known, border_value=1) for mask in (found, true)]
     if not any(outline.any() for outline in outlines):
         return 1.0 if found.any() == true.any() else 0.0
     if not all(outline.any() for outline in outlines):

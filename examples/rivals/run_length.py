@@ -13,11 +13,11 @@ from .blocks import PatchEmbedding, TowerConfig, VideoTower
 def changed_patches(pixel_values_videos: Tensor, patch_px: int, tubelet: int, threshold: float) -> Tensor:
     """Which tubelets differ from the one before by more than a threshold: (B, T', H, W), the first always.
 
-    The difference is the mean over the patch's pixels of the absolute difference between the first frame of the
-    tubelet and the last one of the tubelet before.
+    The difference is the mean over the patch's pixels of the absolute difference between the last frame of the tubelet
+    and the first one of the tubelet before.
     """
     sizes_hw = [side // patch_px for side in pixel_values_videos.shape[-2:]]
-    first, last = pixel_values_videos[:, tubelet::tubelet], pixel_values_videos[:, tubelet - 1 : -1 : tubelet]
+    first, last = pixel_values_videos[:, :-tubelet:tubelet], pixel_values_videos[:, 2 * tubelet - 1 :: tubelet]
     difference = (first - last).abs().mean(dim=2)
     difference = F.avg_pool2d(difference.flatten(0, 1).unsqueeze(1), patch_px).view(*first.shape[:2], *sizes_hw)
     always = torch.ones(len(first), 1, *sizes_hw, dtype=torch.bool, device=first.device)

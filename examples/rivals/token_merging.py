@@ -55,11 +55,20 @@ class TokenMergingTower(DenseTower):
 
     Args:
         config: sizes.
-        merged_share: of the patches, how many are merged away over all blocks, the same number in each.
+        merged_share: of the patches, how many are merged away over all blocks, the same number in each; since a block
+            can merge half of its tokens, at most L / (L + 1) of L blocks.
+
+    Raises:
+        ValueError: for a larger share.
     """
 
-    def __init__(self, config: TowerConfig, merged_share: float = 0.9):
+    def __init__(self, config: TowerConfig, merged_share: float = 0.6):
         super().__init__(config)
+        most = config.num_layers / (config.num_layers + 1)
+        if not 0 <= merged_share <= most:
+            raise ValueError(
+                f"merged_share is {merged_share}, expected 0 to {most:.3f} in {config.num_layers} blocks."
+            )
         self.merged_share = merged_share
 
     def transform(self, tokens: Tensor, bias: None) -> Tensor:

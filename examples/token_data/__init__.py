@@ -6,8 +6,16 @@ The rooms, in the order in which a video passes through them:
     shards.py        rows into Parquet files that are whole or not there; what they were made with; reading them again
 """
 
-from .shards import TokenShards, collate_tokens, open_tokens, video_features
+from .shards import TokenShards, checkpoint_identity, collate_tokens, open_tokens, video_features
 from .tokenizing import tokenize
 from .video_lists import list_videos
 
-__all__ = ["TokenShards", "collate_tokens", "list_videos", "open_tokens", "tokenize", "video_features"]
+__all__ = [
+    "TokenShards",
+    "checkpoint_identity",
+    "collate_tokens",
+    "list_videos",
+    "open_tokens",
+    "tokenize",
+    "video_features",
+]

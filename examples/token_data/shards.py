@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from datasets import Dataset, load_dataset
 from evaluation.provenance import checkpoint_record
 from torch import Tensor
+from transformers import AutoConfig
 
 from modeling_trajtok import TrajVLMFeatures
 
@@ -51,7 +53,7 @@ class TokenShards:
         if known.is_file():
             found = json.loads(known.read_text(encoding="utf-8"))
             for name, value in self.made_with.items():
-                if found.get(name) != value:
+                if _nameless(found.get(name)) != _nameless(value):
                     raise ValueError(
                         f"The tokens in {folder} were made with {name} {found.get(name)}, this run has {value}. Use "
                         "the same, or another --out."
@@ -60,25 +62,27 @@ class TokenShards:
             _write_whole(known, json.dumps(self.made_with, indent=1).encode())
 
     def finished(self) -> set[str]:
-        """Names of videos that are in a shard, and of those that cannot be read."""
+        """Names of videos that are in a shard."""
         names = set()
         for path in self.folder.glob("shard-*.parquet"):
             names.update(pq.read_table(path, columns=["name"])["name"].to_pylist())
-        return names | {bad["name"] for bad in self.bad_videos()}
+        return names
 
     def bad_videos(self) -> list[dict[str, str]]:
-        """Name and error of each video that could not be read."""
-        lines = [
-            line
-            for path in sorted(self.folder.glob("bad_videos-*.jsonl"))
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-        ]
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """Name and last error of each video that could not be read and is in no shard."""
+        found, finished = {}, self.finished()
+        for path in sorted(self.folder.glob("bad_videos-*.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with suppress(json.JSONDecodeError):  # a process was killed while it wrote
+                    bad = json.loads(line)
+                    found[bad["name"]] = bad
+        return [bad for name, bad in sorted(found.items()) if name not in finished]
 
     def add_bad(self, name: str, error: str) -> None:
         """Note a video that cannot be read."""
         with open(self.folder / f"bad_videos-{self.process:05d}.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"name": name, "error": error}) + "\n")
+            # The line before may have been broken off.
+            file.write("\n" * (file.tell() > 0) + json.dumps({"name": name, "error": error}))
 
     def write(self, rows: Sequence[TokenRow]) -> Path:
         """One shard; its name follows from the videos in it.
@@ -110,6 +114,19 @@ class TokenShards:
             fields["masks"] = pa.list_(pa.struct({"trajectory": pa.int32(), "counts": frames}))
             fields["grid_hw"] = pa.list_(pa.int32(), 2)
         return pa.schema(fields, metadata={"made_with": json.dumps(self.made_with)})
+
+
+def checkpoint_identity(name: str) -> dict[str, Any]:
+    """What tokens depend on: name and hashes of a checkpoint, and of the backbone that a TrajAdapter refers to."""
+    backbone = getattr(AutoConfig.from_pretrained(name), "backbone_checkpoint", None)
+    return {**checkpoint_record(name), "backbone": None if backbone is None else checkpoint_record(backbone)}
+
+
+def _nameless(value: Any) -> Any:
+    """Without the names of checkpoints: the same weights may lie in several places."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _nameless(inner) for key, inner in value.items() if key != "name"}
 
 
 def _columns(row: TokenRow, dtype: np.dtype) -> dict[str, Any]:
@@ -156,12 +173,13 @@ def open_tokens(folder: str | Path, checkpoint: str | None = None) -> Dataset:
         raise ValueError(f"{folder} holds no shard-*.parquet, expected what tokenize_dataset.py wrote.")
     if checkpoint is not None:
         made_with = json.loads((folder / MADE_WITH).read_text(encoding="utf-8"))
-        found, wanted = made_with["checkpoint"]["sha256"], checkpoint_record(checkpoint)["sha256"]
-        if found != wanted:
+        found, wanted = made_with["checkpoint"], checkpoint_identity(checkpoint)
+        if _nameless(found) != _nameless(wanted):
             raise ValueError(
-                f"The tokens in {folder} were made with {made_with['checkpoint']['name']} (weights "
-                f"{found['model.safetensors'][:12]}), the model is {checkpoint} (weights "
-                f"{wanted['model.safetensors'][:12]}). Tokenize the videos with it, or load the model that made them."
+                f"The tokens in {folder} were made with {found['name']} (weights "
+                f"{found['sha256']['model.safetensors'][:12]}), the model is {checkpoint} (weights "
+                f"{wanted['sha256']['model.safetensors'][:12]}). Tokenize the videos "
+                "with it, or load the model that made them."
             )
     return load_dataset("parquet", data_files=shards, split="train").sort("name")
 

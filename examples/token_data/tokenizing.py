@@ -40,7 +40,7 @@ class TokenRow:
         area_shares: (n,) share of the clip's patches that it owns.
         boxes_xyxy_px: (n, T, 4) in pixels of the source, to a patch; NaN where it is absent.
         time_spans_s: (n, 2) first and last time at which it is seen; NaN if it owns nothing.
-        frame_times_s: (T,).
+        frame_times_s: (T,), or the numbers of the frames if the source has no times.
         size_hw: height and width of the source in pixels.
         masks: run-length codes (COCO) on the grid of patches, for each trajectory that is seen one per frame; or None.
         grid_hw: rows and columns of patches.
@@ -141,7 +141,7 @@ def _row(
     grid_hw, size_hw = tuple(ids.shape[1:]), (facts["height"], facts["width"])
     times_s = facts.get("frame_times_s")
     times_s = np.arange(len(ids)) if times_s is None else np.asarray(times_s)[: len(ids)]
-    seen = TrajectoryMap(ids.numpy().astype(np.int16), times_s, np.arange(len(ids)))
+    seen = TrajectoryMap(ids.numpy(), times_s, np.arange(len(ids)))
     scale = np.array([size_hw[1] / grid_hw[1], size_hw[0] / grid_hw[0]] * 2, np.float32)
     place = {number: position for position, number in enumerate(seen.ids.tolist())}
     area_shares = np.zeros(len(tokens), np.float32)

@@ -1,7 +1,7 @@
 """Which videos there are.
 
 In:   a folder, a manifest, or a `datasets` data set
-Out:  a sequence of (name, video): a path, or the bytes of a file
+Out:  names, and for each its video: a path, or the bytes of a file
 To:   tokenize_dataset.py
 """
 
@@ -11,10 +11,24 @@ from pathlib import Path
 
 from trajectory_data.clip_files import VIDEO_SUFFIXES
 
-VideoItem = tuple[str, str | bytes]
+
+class VideoFiles:
+    """Videos that are files; each once.
+
+    Args:
+        names: of the videos, paths relative to the folder.
+        folder: where they are.
+    """
+
+    def __init__(self, names: Sequence[str], folder: Path):
+        self.names, self.folder = list(dict.fromkeys(names)), folder
+
+    def video(self, index: int) -> str:
+        """The file of a video."""
+        return str(self.folder / self.names[index])
 
 
-def list_videos(source: str, split: str = "train", column: str = "video") -> Sequence[VideoItem]:
+def list_videos(source: str, split: str = "train", column: str = "video") -> "VideoFiles | DataSetVideos":
     """The videos of a source, in an order that does not change.
 
     Args:
@@ -35,11 +49,11 @@ def list_videos(source: str, split: str = "train", column: str = "video") -> Seq
             raise ValueError(
                 f"{path} holds no video, expected files such as *{', *'.join(sorted(VIDEO_SUFFIXES)[:4])}."
             )
-        return [(file.relative_to(path).as_posix(), str(file)) for file in files]
+        return VideoFiles([file.relative_to(path).as_posix() for file in files], path)
     return DataSetVideos(source, split, column)
 
 
-def _from_manifest(path: Path) -> list[VideoItem]:
+def _from_manifest(path: Path) -> VideoFiles:
     try:
         text = path.read_text(encoding="utf-8")
         entries = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
@@ -50,11 +64,11 @@ def _from_manifest(path: Path) -> list[VideoItem]:
         ) from error
     if not names:
         raise ValueError(f"{path} names no video.")
-    return [(name, str(path.parent / name)) for name in names]
+    return VideoFiles(names, path.parent)
 
 
-class DataSetVideos(Sequence):
-    """The videos of a `datasets` data set, which are not decoded by it."""
+class DataSetVideos:
+    """The videos of a `datasets` data set, which does not decode them; their names are the numbers of their rows."""
 
     def __init__(self, source: str, split: str, column: str):
         from datasets import DatasetDict, Video, load_dataset, load_from_disk
@@ -72,13 +86,9 @@ class DataSetVideos(Sequence):
         feature = found.features[column]
         self.rows = found.cast_column(column, Video(decode=False)) if isinstance(feature, Video) else found
         self.column = column
+        self.names = [f"{index:09d}" for index in range(len(self.rows))]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> VideoItem:
+    def video(self, index: int) -> str | bytes:
+        """The file or its bytes."""
         value = self.rows[index][self.column]
-        if isinstance(value, dict):
-            name, value = value.get("path"), value.get("bytes") or value.get("path")
-            return f"{index:09d}" + (f"-{Path(name).name}" if name else ""), value
-        return f"{index:09d}" + (f"-{Path(value).name}" if isinstance(value, str) else ""), value
+        return (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value

@@ -15,7 +15,9 @@ from .question_packing import conversation_mask
 
 
 class AnswerTraining(nn.Module):
-    """TrajVLM with the cross-entropy of the answers: a mean over each conversation's words, then over conversations.
+    """TrajVLM with the cross-entropy of the answers: a mean over the words of each row, then over rows.
+
+    A row is a conversation, or several about one clip.
 
     So neither accumulation nor the number of processes changes the loss of a step.
     """

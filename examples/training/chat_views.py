@@ -116,7 +116,8 @@ class ChatViews(Dataset):
             return self._description(metadata, rng)
         described = self._description(metadata, rng) if rng.random() < self.recipe.caption_share else []
         listed = self._list(metadata, rng) if rng.random() < self.recipe.list_share else []
-        return [*described, *listed, *question_turns(self._chosen(questions, rng))]
+        turns = [*described, *listed, *question_turns(self._chosen(questions, rng))]
+        return turns or self._description(metadata, rng)
 
     def _chosen(self, questions: Sequence[dict], rng: np.random.Generator) -> list[dict]:
         asked = [question for question in questions if question["type"] not in self.recipe.left_out_types]

@@ -25,7 +25,7 @@ WORLD_LABELS = {"motion": tuple(OBJECT_MOTIONS), "shape": tuple(SHAPES), "colour
 
 
 def classes_of(clips: Sequence, label: str) -> list[str]:
-    """All classes of a source, in a fixed order.
+    """All classes of the clips, in a fixed order.
 
     Args:
         clips: of `open_clips`.
@@ -34,13 +34,16 @@ def classes_of(clips: Sequence, label: str) -> list[str]:
     Raises:
         ValueError: for another label, or files without classes.
     """
-    clips = clips.dataset if isinstance(clips, Subset) else clips
+    chosen = None
+    if isinstance(clips, Subset):
+        clips, chosen = clips.dataset, clips.indices
     if isinstance(clips, TrajectoryDataset):
         if clips.layout != "class_folders":
             raise ValueError(
                 f"{clips.folder} is of layout {clips.layout}, expected class_folders: a folder of videos per class."
             )
-        return sorted({name.split("/")[0] for name in clips.names})
+        names = clips.names if chosen is None else [clips.names[index] for index in chosen]
+        return sorted({name.split("/")[0] for name in names})
     if label not in WORLD_LABELS:
         raise ValueError(f"label is {label!r}, expected one of {', '.join(WORLD_LABELS)}.")
     return list(WORLD_LABELS[label])

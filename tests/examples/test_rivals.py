@@ -197,6 +197,8 @@ def test_every_rival_learns_with_the_same_losses(name, config, clips):
 def test_what_towers_cannot_read_is_refused(config, clips):
     with pytest.raises(ValueError, match="no rival 'vit4d', expected one of vit3d, tome"):
         build_rival("vit4d", config)
+    with pytest.raises(ValueError, match=r"merged_share is 0.8, expected 0 to 0.750 in 3 blocks"):
+        tower_of(TokenMergingTower, merged_share=0.8)
     with pytest.raises(ValueError, match="width 50, expected 48"):
         build_rival("vit3d", config, TowerConfig(width=50))
     model = build_rival("vit3d", config)

@@ -248,8 +248,12 @@ def test_tokens_of_another_checkpoint_are_refused(videos, checkpoint, save_trajv
 
 def test_other_sources(videos, checkpoint, tmp_path):
     manifest = videos / "list.json"
-    manifest.write_text(json.dumps([{"video": "b/clip2.mp4", "caption": "x"}, {"video": "a/clip1.mp4"}]))
-    assert [name for name, _ in list_videos(str(manifest))] == ["b/clip2.mp4", "a/clip1.mp4"]
+    manifest.write_text(
+        json.dumps([{"video": "b/clip2.mp4", "caption": "x"}, {"video": "a/clip1.mp4"}, {"video": "b/clip2.mp4"}])
+    )
+    found = list_videos(str(manifest))
+    assert found.names == ["b/clip2.mp4", "a/clip1.mp4"]  # each once
+    assert found.video(1) == str(videos / "a" / "clip1.mp4")
     lines = videos / "list.jsonl"
     lines.write_text('{"video": "a/clip1.mp4"}\n{"video": "b/clip0.mp4"}\n')
     assert run(lines, checkpoint, tmp_path / "lines") == 0
@@ -257,7 +261,7 @@ def test_other_sources(videos, checkpoint, tmp_path):
     column = [str(videos / "b" / "clip0.mp4"), str(videos / "a" / "clip3.mp4")]
     Dataset.from_dict({"clip": column}).save_to_disk(tmp_path / "saved")
     assert run(tmp_path / "saved", checkpoint, tmp_path / "rows", "--column", "clip") == 0
-    assert open_tokens(tmp_path / "rows")["name"] == ["000000000-clip0.mp4", "000000001-clip3.mp4"]
+    assert open_tokens(tmp_path / "rows")["name"] == ["000000000", "000000001"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from finetune_trajvlm_lora import TrajVLMLoraRecipe
+from train_trajadapter import TrajAdapterRecipe
 from train_trajtok import main
 from training.clip_cache import ClipCache, WorldClips
 from training.recipe import TrajTokRecipe, TrajViT2Recipe, load_recipe
@@ -88,11 +89,14 @@ def test_misspelt_recipe_fields_are_refused_with_a_suggestion(recipe_path):
 def test_shipped_recipes_can_be_read():
     recipes = sorted((EXAMPLES / "recipes").glob("traj*.yaml"))
     assert recipes
+    recipe_types = {
+        "trajtok": TrajTokRecipe,
+        "trajvit2": TrajViT2Recipe,
+        "trajvlm": TrajVLMLoraRecipe,
+        "trajadapter": TrajAdapterRecipe,
+    }
     for path in recipes:
-        recipe_type = {"trajtok": TrajTokRecipe, "trajvit2": TrajViT2Recipe, "trajvlm": TrajVLMLoraRecipe}[
-            path.stem.partition("_")[0]
-        ]
-        assert load_recipe(recipe_type, path).num_steps > 0
+        assert load_recipe(recipe_types[path.stem.partition("_")[0]], path).num_steps > 0
 
 
 def worlds(number: int) -> WorldClips:

@@ -245,6 +245,30 @@ def test_a_backbone_is_named_and_not_saved_again(backbone_folder, tmp_path, clip
         TrajAdapterForVideoClassification.from_pretrained(tmp_path / "a")
 
 
+def test_a_preprocessor_that_scales_otherwise_is_understood(backbone_folder, clips):
+    """ViViT's scales RGB to -1 ... 1 before it normalises; the backbone gets the same from us."""
+    settings = json.loads((backbone_folder / "preprocessor_config.json").read_text())
+    settings |= {"rescale_factor": 1 / 127.5, "offset": True}
+    (backbone_folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    config = adapter_on(backbone_folder).config
+    mean, std = torch.tensor(config.backbone_image_mean), torch.tensor(config.backbone_image_std)
+    rgb = torch.rand(5, 3)
+    expected = ((rgb * 255 / 127.5 - 1) - torch.tensor([0.4, 0.5, 0.6])) / torch.tensor([0.2, 0.3, 0.4])
+    torch.testing.assert_close((rgb - mean) / std, expected)
+
+
+def test_a_whole_model_of_images_and_text_gives_its_vision_tower(backbone_folder, clips):
+    whole = CLIPModel.from_pretrained(backbone_folder)
+    model = TrajAdapterForVideoClassification.from_components(
+        backbone=whole, trajtok_config=TRAJTOK, num_pooler_heads=3, num_labels=3
+    ).eval()
+    named = adapter_on(
+        backbone_folder, backbone_image_mean=[0.485, 0.456, 0.406], backbone_image_std=[0.229, 0.224, 0.225]
+    )
+    found, expected = (one.adapter.backbone(clips).patches for one in (model, named))
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_backbone_in_memory_is_saved_with_the_adapter(tmp_path, clips):
     model = classifier("dinov3_vit")
     model.save_pretrained(tmp_path)

@@ -767,7 +767,7 @@ BAD_INPUTS = {
     ),
     "features_clips": (
         PIXELS | {"patch_features": torch.zeros(1, 60, 48), "patch_grid": (3, 4, 5)},
-        "2 clips .* 1 clips .*expected the same",
+        "2 clips .* 1 clips .*expected as many clips",
     ),
     "too_many_tokens": (PIXELS | {"tokens_per_trajectory": 3}, "tokens_per_trajectory=3, expected 1 to 2"),
     "no_tokens": (PIXELS | {"tokens_per_trajectory": 0}, "tokens_per_trajectory=0, expected 1 to 2"),
