@@ -15,7 +15,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_trajadapter import TrajAdapterConfig
 from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask
-from .modeling_trajtok import TrajTokModel
+from .modeling_trajtok import TrajTokModel, copy_segmenter
 from .outputs_trajtok import TrajAdapterClassifierOutput, TrajAdapterOutput
 from .patch_backbone import PatchBackbone, load_vision_model, vision_config_of
 
@@ -101,9 +101,7 @@ class TrajAdapterPreTrainedModel(PreTrainedModel):
         adapter = getattr(built, "adapter", built)
         adapter.backbone.model.load_state_dict(model.state_dict())
         if trajtok is not None and adapter.trajtok is not None:
-            wanted = adapter.trajtok.segmenter.state_dict()
-            segmenter = {name: value for name, value in trajtok.segmenter.state_dict().items() if name in wanted}
-            adapter.trajtok.segmenter.load_state_dict(segmenter)
+            copy_segmenter(trajtok, adapter.trajtok)
         return built
 
 
@@ -274,7 +272,6 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
         self.adapter = TrajAdapterModel(config)
         self.classifier = nn.Linear(self.adapter.feature_size, config.num_labels)
         self.post_init()
-        self.adapter.freeze()
 
     @can_return_tuple
     def forward(

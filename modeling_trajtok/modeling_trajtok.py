@@ -554,4 +554,12 @@ class TrajTokModel(TrajTokPreTrainedModel):
         return ids
 
 
+def copy_segmenter(source: TrajTokPreTrainedModel, target: TrajTokPreTrainedModel) -> None:
+    """Give a model the segmenter's weights of another, but for parts that it was built without."""
+    wanted = target.segmenter.state_dict()
+    target.segmenter.load_state_dict(
+        {name: value for name, value in source.segmenter.state_dict().items() if name in wanted}
+    )
+
+
 __all__ = ["TrajTokModel", "TrajTokPreTrainedModel", "TrajTokSegmenterModel"]

@@ -19,7 +19,7 @@ from transformers.utils import can_return_tuple
 from .configuration_trajvit2 import TrajViT2Config
 from .configuration_trajvlm import SEGMENTER, TrajVLMConfig
 from .grid_ops import GridSize, expand_frame_mask, resize_patches
-from .modeling_trajtok import TrajTokSegmenterModel
+from .modeling_trajtok import TrajTokSegmenterModel, copy_segmenter
 from .modeling_trajvit2 import TrajViT2Model, TrajViT2VideoModel
 from .outputs_trajtok import (
     TrajViT2VideoOutput,
@@ -28,15 +28,13 @@ from .outputs_trajtok import (
     TrajVLMModelOutput,
     TrajVLMOutput,
 )
-from .patch_backbone import flat_patches, load_vision_model, renormalise
+from .patch_backbone import FRAMES_AT_A_TIME, flat_patches, load_vision_model, renormalise
 from .perceiver_trajtok import Membership, PatchBlocks, TrajTokPerceiver, read_last_patches
 
 # LoRA on the language model alone: a list such as ["q_proj", "v_proj"] would match the vision tower and the segmenter.
 LORA_TARGET_MODULES = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 # Trained in full beside LoRA, and saved with the adapter.
 LORA_MODULES_TO_SAVE = ("connector",)
-# Frames that go through the vision tower at a time at inference.
-FRAMES_AT_A_TIME = 16
 
 
 class Chunks(NamedTuple):
@@ -548,9 +546,7 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
         model = cls(config)
         model.model.vision_tower.load_state_dict(vision.state_dict())
         if not groups:
-            wanted = model.model.grouping.segmenter.segmenter.state_dict()
-            segmenter = {name: value for name, value in trajtok.segmenter.state_dict().items() if name in wanted}
-            model.model.grouping.segmenter.segmenter.load_state_dict(segmenter)
+            copy_segmenter(trajtok, model.model.grouping.segmenter)
         model.model.language_model.load_state_dict(text.base_model.state_dict())
         model.lm_head.load_state_dict({"weight": text.get_output_embeddings().weight.data})
         model.tie_weights()

@@ -116,12 +116,12 @@ class PatchBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.model = AutoModel.from_config(config.backbone_config)
+        self._layouts = {}
         self.freeze()
 
     def freeze(self) -> None:
         """No gradients, no dropout."""
         self.model.requires_grad_(False).eval()
-        self._layouts = {}
 
     def train(self, mode: bool = True) -> "PatchBackbone":
         """The model stays as it is in evaluation."""

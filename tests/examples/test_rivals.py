@@ -125,8 +125,10 @@ def test_only_what_changes_is_kept_and_runs_are_counted():
     assert changed[0].flatten(1).int().tolist() == [[1, 1, 1, 1], [0] * 4, [0, 1, 0, 0], [0] * 4, [0] * 4]
     lengths = run_lengths(changed)[0].flatten(1).tolist()
     assert lengths == [[5, 2, 5, 5], [0] * 4, [0, 3, 0, 0], [0] * 4, [0] * 4]
-    # With tubelets of two frames, the last frame of one is compared with the first of the next.
+    # With tubelets of two frames, the first frame of one is compared with the last of the next.
     assert changed_patches(clip[:, :4], 8, 2, 0.1)[0, 1].int().flatten().tolist() == [0, 1, 0, 0]
+    clip[0, 3, :, 8:, 8:] = 1.0
+    assert changed_patches(clip[:, :4], 8, 2, 0.1)[0, 1].int().flatten().tolist() == [0, 1, 0, 1]
 
 
 def test_clips_with_more_and_fewer_tokens_are_as_alone(clips):

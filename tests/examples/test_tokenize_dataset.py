@@ -160,6 +160,11 @@ def test_trajvlm_from_tokens(kind, videos, vlm_tokenizer, tmp_path, request):
             input_ids = torch.tensor([prompt.input_ids])
             found = model(input_ids=input_ids, mm_encoder_outputs=video_features([row])).logits
             torch.testing.assert_close(found, model(**expected).logits, **CLOSE)
+        # A trajectory is in the frames of its chunk and in no other.
+        for number, share, boxes in zip(row["trajectories"], row["area_shares"], row["boxes_xyxy_px"], strict=True):
+            seen = {time_index // 3 for time_index, box in enumerate(boxes) if not np.isnan(box).any()}
+            assert seen == ({number // 6} if share else set())
+        assert sum(row["area_shares"]) == pytest.approx(1.0)
     chunks = {row["name"]: {number // 6 for number in row["trajectories"]} for row in rows}
     assert chunks == {"a/clip1.mp4": {0}, "a/clip3.mp4": {0}, "b/clip0.mp4": {0, 1}, "b/clip2.mp4": {0, 1}}
 
