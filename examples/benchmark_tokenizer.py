@@ -15,30 +15,17 @@ Needs: the package; about a minute for the first command on two CPU cores.
 
 import argparse
 import json
-import resource
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
+from evaluation.measuring import PeakMemory, seconds_of
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from modeling_trajtok import TrajTokConfig, TrajTokModel
-
-
-def seconds_of(run: Callable[[], object], repeats: int, device: str) -> float:
-    """Median wall-clock time of a call."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def unit_seconds(device: str) -> float:
@@ -46,28 +33,6 @@ def unit_seconds(device: str) -> float:
     left, right = torch.randn(25088, 512, device=device), torch.randn(512, 1024, device=device)
     left @ right
     return seconds_of(lambda: left @ right, 9, device)
-
-
-class PeakMemory:
-    """Peak memory of this process, in bytes above where it stood when this was made."""
-
-    def __init__(self, device: str):
-        self.device = device
-        self.start = self._now()
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-
-    def _now(self) -> int:
-        if self.device == "cuda":
-            return torch.cuda.memory_allocated()
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-
-    def bytes(self) -> int:
-        """The peak so far."""
-        if self.device == "cuda":
-            return torch.cuda.max_memory_allocated() - self.start
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - self.start
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def evaluate_worlds(
             objects = world_objects(record.metadata)
             if not objects:
                 raise ValueError(f"Clip {record.name} tells of no objects, expected a clip of a moving-object world.")
-            candidates.append(_candidates(np.random.default_rng([seed, first + row]), objects))
+            candidates.append(candidate_captions(np.random.default_rng([seed, first + row]), objects))
             named += _found_objects(model, videos, row, record, objects)
     embeds = torch.cat(embeds)
 
@@ -97,7 +97,7 @@ def evaluate_worlds(
     }
 
 
-def _candidates(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[str]:
+def candidate_captions(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[str]:
     """The true summary and its rivals, `NUM_CANDIDATES` together, then the true caption of motions and its rivals."""
     summaries = [summary_caption(objects), *summary_distractors(rng, objects, NUM_CANDIDATES - 1)]
     return [*summaries, motions_caption(objects), *motion_distractors(rng, objects, NUM_MOTION_CANDIDATES - 1)]

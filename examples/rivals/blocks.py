@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling_trajtok import TrajViT2VideoOutput
+from modeling_trajtok.grid_ops import unflatten_grid
+from modeling_trajtok.segmenter_trajtok import TrajTokPatchEncoder
 
 
 @dataclass
@@ -40,13 +42,29 @@ class TowerConfig:
 
 
 class PatchEmbedding(nn.Module):
-    """Tubelets as tokens, with learnt positions in time, row and column: (B, T, 3, H_px, W_px) -> (B, T', H, W, D)."""
+    """Tubelets as tokens, with learnt positions in time, row and column: (B, T, 3, H_px, W_px) -> (B, T', H, W, D).
 
-    def __init__(self, config: TowerConfig):
+    Args:
+        config: sizes.
+        patch_encoder: whose features are cut into patches instead of the pixels, frame by frame; the one of a TrajTok,
+            frozen, makes a tower that sees what TrajTok's segmenter sees.
+
+    Raises:
+        ValueError: if patches are no multiple of the encoder's.
+    """
+
+    def __init__(self, config: TowerConfig, patch_encoder: TrajTokPatchEncoder | None = None):
         super().__init__()
-        size = (config.tubelet, config.patch_px, config.patch_px)
+        self.patch_encoder, channels, side_px = patch_encoder, 3, config.patch_px
+        if patch_encoder is not None:
+            if config.patch_px % patch_encoder.stride:
+                raise ValueError(
+                    f"patch_px is {config.patch_px}, expected a multiple of the encoder's {patch_encoder.stride}."
+                )
+            channels, side_px = patch_encoder.norm.normalized_shape[0], config.patch_px // patch_encoder.stride
+        size = (config.tubelet, side_px, side_px)
         self.tubelet = config.tubelet
-        self.projection = nn.Conv3d(3, config.width, size, stride=size)
+        self.projection = nn.Conv3d(channels, config.width, size, stride=size)
         side = config.size_px // config.patch_px
         self.time = nn.Parameter(torch.randn(1, config.num_frames // config.tubelet, config.width) * 0.02)
         self.space = nn.Parameter(torch.randn(1, config.width, side, side) * 0.02)
@@ -57,7 +75,12 @@ class PatchEmbedding(nn.Module):
         if missing:
             last = pixel_values_videos[:, -1:].expand(-1, missing, -1, -1, -1)
             pixel_values_videos = torch.cat((pixel_values_videos, last), dim=1)
-        patches = self.projection(pixel_values_videos.transpose(1, 2)).permute(0, 2, 3, 4, 1)
+        maps = pixel_values_videos
+        if self.patch_encoder is not None:
+            grid = self.patch_encoder.grid_of(maps)
+            features = self.patch_encoder(maps.flatten(0, 1))
+            maps = unflatten_grid(features, grid._replace(t=1)).unflatten(0, maps.shape[:2])
+        patches = self.projection(maps.transpose(1, 2)).permute(0, 2, 3, 4, 1)
         frames, rows, columns = patches.shape[1:4]
         time = self.time
         if time.shape[1] != frames:
@@ -111,11 +134,13 @@ class VideoTower(nn.Module):
 
     Args:
         config: sizes.
+        patch_encoder: of `PatchEmbedding`.
     """
 
-    def __init__(self, config: TowerConfig):
+    def __init__(self, config: TowerConfig, patch_encoder: TrajTokPatchEncoder | None = None):
         super().__init__()
         self.config = config
+        self.embedding = PatchEmbedding(config, patch_encoder)
         self.cls_token = nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)

@@ -5,15 +5,11 @@ In:   pixel_values_videos (B, T, 3, H_px, W_px)     Out: TrajViT2VideoOutput    
 
 from torch import Tensor
 
-from .blocks import PatchEmbedding, TowerConfig, VideoTower
+from .blocks import VideoTower
 
 
 class DenseTower(VideoTower):
     """T' * H * W tokens."""
-
-    def __init__(self, config: TowerConfig):
-        super().__init__(config)
-        self.embedding = PatchEmbedding(config)
 
     def tokens(self, pixel_values_videos: Tensor) -> tuple[Tensor, None]:
         """All patches."""

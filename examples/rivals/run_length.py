@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import PatchEmbedding, TowerConfig, VideoTower
+from modeling_trajtok.segmenter_trajtok import TrajTokPatchEncoder
+
+from .blocks import TowerConfig, VideoTower
 
 
 def changed_patches(pixel_values_videos: Tensor, patch_px: int, tubelet: int, threshold: float) -> Tensor:
@@ -39,12 +41,15 @@ class RunLengthTower(VideoTower):
 
     Args:
         config: sizes.
+        patch_encoder: of `PatchEmbedding`; what changes is read from the pixels all the same.
         threshold: least change, in standard deviations of normalised pixels (the paper's: 0.1).
     """
 
-    def __init__(self, config: TowerConfig, threshold: float = 0.1):
-        super().__init__(config)
-        self.embedding, self.threshold = PatchEmbedding(config), threshold
+    def __init__(
+        self, config: TowerConfig, patch_encoder: TrajTokPatchEncoder | None = None, *, threshold: float = 0.1
+    ):
+        super().__init__(config, patch_encoder)
+        self.threshold = threshold
         self.length_projection = nn.Linear(config.width, config.width)
 
     def tokens(self, pixel_values_videos: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,9 @@ In:   pixel_values_videos (B, T, 3, H_px, W_px)     Out: TrajViT2VideoOutput    
 
 from torch import Tensor, nn
 
-from .blocks import Block, PatchEmbedding, TowerConfig, VideoTower
+from modeling_trajtok.segmenter_trajtok import TrajTokPatchEncoder
+
+from .blocks import Block, TowerConfig, VideoTower
 
 
 class TokenLearner(nn.Module):
@@ -27,12 +29,14 @@ class TokenLearnerTower(VideoTower):
 
     Args:
         config: sizes.
+        patch_encoder: of `PatchEmbedding`.
         tokens_per_frame: learnt tokens of each tubelet's frame (the paper's: 8).
     """
 
-    def __init__(self, config: TowerConfig, tokens_per_frame: int = 8):
-        super().__init__(config)
-        self.embedding = PatchEmbedding(config)
+    def __init__(
+        self, config: TowerConfig, patch_encoder: TrajTokPatchEncoder | None = None, *, tokens_per_frame: int = 8
+    ):
+        super().__init__(config, patch_encoder)
         self.frame_block = Block(config)
         self.learner = TokenLearner(config.width, tokens_per_frame)
         self.blocks = self.blocks[1:]

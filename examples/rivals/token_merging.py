@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modeling_trajtok.segmenter_trajtok import TrajTokPatchEncoder
+
 from .blocks import TowerConfig
 from .dense_vit import DenseTower
 
@@ -55,6 +57,7 @@ class TokenMergingTower(DenseTower):
 
     Args:
         config: sizes.
+        patch_encoder: of `PatchEmbedding`.
         merged_share: of the patches, how many are merged away over all blocks, the same number in each; since a block
             can merge half of its tokens, at most L / (L + 1) of L blocks.
 
@@ -62,8 +65,10 @@ class TokenMergingTower(DenseTower):
         ValueError: for a larger share.
     """
 
-    def __init__(self, config: TowerConfig, merged_share: float = 0.6):
-        super().__init__(config)
+    def __init__(
+        self, config: TowerConfig, patch_encoder: TrajTokPatchEncoder | None = None, *, merged_share: float = 0.6
+    ):
+        super().__init__(config, patch_encoder)
         most = config.num_layers / (config.num_layers + 1)
         if not 0 <= merged_share <= most:
             raise ValueError(

@@ -6,6 +6,7 @@ To:   experiments
 """
 
 from modeling_trajtok import TrajViT2Config, TrajViT2Model
+from modeling_trajtok.segmenter_trajtok import TrajTokPatchEncoder
 
 from .blocks import TowerConfig
 from .dense_vit import DenseTower
@@ -23,13 +24,20 @@ PATCH_TOWERS = {
 RIVALS = (*PATCH_TOWERS, "given-trajectories", "trajvit2")
 
 
-def build_rival(name: str, config: TrajViT2Config, tower: TowerConfig | None = None, **settings) -> TrajViT2Model:
+def build_rival(
+    name: str,
+    config: TrajViT2Config,
+    tower: TowerConfig | None = None,
+    patch_encoder: TrajTokPatchEncoder | None = None,
+    **settings,
+) -> TrajViT2Model:
     """A new model.
 
     Args:
         name: one of `RIVALS`.
         config: of the text tower and of the space in which videos and texts meet; of the trajectory towers all.
         tower: sizes of a tower of patches (default: those of ``config``'s transformer).
+        patch_encoder: whose features a tower of patches reads instead of pixels.
         **settings: of the tower, such as ``merged_share``.
 
     Raises:
@@ -50,5 +58,5 @@ def build_rival(name: str, config: TrajViT2Config, tower: TowerConfig | None = N
         )
         if tower.width != sizes.hidden_size:
             raise ValueError(f"The tower has width {tower.width}, expected {sizes.hidden_size} as in the config.")
-        model.video_model = PATCH_TOWERS[name](tower, **settings)
+        model.video_model = PATCH_TOWERS[name](tower, patch_encoder, **settings)
     return model

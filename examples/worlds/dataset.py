@@ -90,6 +90,7 @@ def _features(config: WorldConfig) -> Features:
                     "leaves_frame": Value("bool"),
                     "visible_fraction": List(share),
                     "occluded_by": List(number),
+                    "centres": List(List(share)),
                 }
             ),
             "events": List({"frame": number, "object_id": number, "event": text}),

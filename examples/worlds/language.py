@@ -23,6 +23,9 @@ _BACKGROUND_PHRASES = {
     "mosaic": "a mosaic",
     "photograph": "a photograph",
 }
+_ORIGINS = {"moves left": "the right", "moves right": "the left", "moves up": "below", "moves down": "above"}
+_QUARTERS = ("top left", "top right", "bottom left", "bottom right")
+_CLEARLY_OFF_CENTRE = 0.06  # of the picture's side: nearer to a midline, nobody is asked on which side of it
 _SECOND_PHRASES = {
     "spins clockwise": "spinning clockwise",
     "spins counter-clockwise": "spinning counter-clockwise",
@@ -184,18 +187,21 @@ def questions_of(record: dict, extra_types: Sequence[str] = ()) -> list[dict]:
 
     Args:
         record: of a world, or of any clip.
-        extra_types: "motion" asks what each object does, in the words of captions.
+        extra_types: "motion" asks what each object does, in the words of captions; "place" in which quarter of the
+            picture each is in the first and in the last frame, where that is clear; "origin" from which side those
+            that move come.
 
     Raises:
         ValueError: for another type.
     """
-    unknown = set(extra_types) - {"motion"}
+    unknown = set(extra_types) - set(_EXTRA_QUESTIONS)
     if unknown:
-        raise ValueError(f"There are no questions of type {', '.join(sorted(unknown))}, expected motion or none.")
-    questions = record.get("questions", [])
-    if "motion" not in extra_types:
-        return questions
-    return [*questions, *_motion_questions([WorldObject(**one) for one in record.get("objects", [])])]
+        raise ValueError(
+            f"There are no questions of type {', '.join(sorted(unknown))}, expected {', '.join(_EXTRA_QUESTIONS)}."
+        )
+    objects = [WorldObject(**one) for one in record.get("objects", [])]
+    further = [question for kind in extra_types for question in _EXTRA_QUESTIONS[kind](objects)]
+    return [*record.get("questions", []), *further]
 
 
 def _motion_questions(objects: Sequence[WorldObject]) -> list[dict]:
@@ -204,6 +210,37 @@ def _motion_questions(objects: Sequence[WorldObject]) -> list[dict]:
         _question("motion", f"What does the {one.name} do?", one.motion, _choices(rng, one.motion, OBJECT_MOTIONS))
         for one in objects
     ]
+
+
+def _place_questions(objects: Sequence[WorldObject]) -> list[dict]:
+    rng = np.random.default_rng([one.id for one in objects])
+    questions = []
+    for one in (one for one in objects if one.centres):
+        for frame, when in ((0, "at first"), (-1, "at last")):
+            x, y = one.centres[frame]
+            if one.visible_fraction[frame] < 0.5 or min(abs(x - 0.5), abs(y - 0.5)) < _CLEARLY_OFF_CENTRE:
+                continue
+            answer = f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
+            asked = f"Where is the {one.name} {when}?"
+            questions.append(_question("place", asked, answer, _choices(rng, answer, _QUARTERS)))
+    return questions
+
+
+def _origin_questions(objects: Sequence[WorldObject]) -> list[dict]:
+    rng = np.random.default_rng([one.id for one in objects])
+    return [
+        _question(
+            "origin",
+            f"From which side does the {one.name} come?",
+            _ORIGINS[one.motion],
+            _choices(rng, _ORIGINS[one.motion], _ORIGINS.values()),
+        )
+        for one in objects
+        if one.motion in _ORIGINS
+    ]
+
+
+_EXTRA_QUESTIONS = {"motion": _motion_questions, "place": _place_questions, "origin": _origin_questions}
 
 
 def _question(kind: str, question: str, answer: str, choices: list[str]) -> dict:

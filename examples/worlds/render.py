@@ -92,7 +92,7 @@ def render_world(seed: int, index: int, config: WorldConfig | None = None) -> Wo
     _light(canvas, rng, config.lighting)
     frames_uint8 = _record(canvas, rng, config.noise)
 
-    objects = [_describe(number, one, config) for number, one in enumerate(placed, start=1)]
+    objects = [_describe(number, one, camera, config) for number, one in enumerate(placed, start=1)]
     events = describe_events(objects)
     return World(
         frames_uint8=frames_uint8,
@@ -278,8 +278,9 @@ def _is_seen_well(inside, visible, plan: str, allow_occlusion: bool) -> bool:
     return seen_at_start or seen_at_end
 
 
-def _describe(number: int, one: _Placed, config: WorldConfig) -> WorldObject:
+def _describe(number: int, one: _Placed, camera: CameraPath, config: WorldConfig) -> WorldObject:
     seen = one.inside_fraction > 0
+    centres = to_image(camera, one.path.position_px, config) / np.array([config.width, config.height])
     return WorldObject(
         id=number,
         shape=one.shape,
@@ -293,6 +294,7 @@ def _describe(number: int, one: _Placed, config: WorldConfig) -> WorldObject:
         leaves_frame=bool(not seen[-1] and seen.any()),
         visible_fraction=[round(float(share), 4) for share in one.visible_fraction],
         occluded_by=one.occluded_by,
+        centres=centres.round(4).tolist(),
     )
 
 

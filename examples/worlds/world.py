@@ -5,7 +5,7 @@ Out: World: frames (T, H_px, W_px, 3), trajectory ids (T, H_px, W_px), attribute
 Filled by render.py and language.py; handed on by dataset.py and by whoever writes files.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -119,6 +119,8 @@ class WorldObject:
         leaves_frame: Inside the picture at some time, wholly outside in the last frame.
         visible_fraction: (T,) share of its whole area that is seen, neither hidden nor outside.
         occluded_by: Ids of the objects that hide at least a tenth of it in some frame.
+        centres: (T, 2) x and y of its centre as fractions of the picture's width and height, outside it as well.
+            Records of older versions have none.
     """
 
     id: int
@@ -133,6 +135,7 @@ class WorldObject:
     leaves_frame: bool
     visible_fraction: list[float]
     occluded_by: list[int]
+    centres: list[list[float]] = field(default_factory=list)
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """Captions and answers follow from the ground truth."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from worlds.distractors import altered_names, altered_summaries
 from worlds.language import describe_events, largest_object, make_questions
 from worlds.world import WorldObject
 
+QUARTERS = ("top left", "top right", "bottom left", "bottom right")
 TYPES = {"count", "colour", "shape", "direction", "order_of_events", "occlusion"}
 
 
@@ -157,5 +159,41 @@ def test_motions_are_asked_only_on_request(worlds):
             asked += 1
     assert asked > 100
     assert questions_of({"messages": []}, ["motion"]) == []
-    with pytest.raises(ValueError, match="no questions of type size, expected motion"):
+    with pytest.raises(ValueError, match="no questions of type size, expected motion, place, origin"):
         questions_of({}, ["size"])
+
+
+def test_where_objects_come_from_is_opposite_to_where_they_move(worlds):
+    opposite = {"left": "the right", "right": "the left", "up": "below", "down": "above"}
+    asked = 0
+    for world in worlds:
+        directions = [one["answer"] for one in world.questions if one["type"] == "direction"]
+        origins = questions_of(json.loads(json.dumps(world.to_record())), ["origin"])[len(world.questions) :]
+        assert [one["answer"] for one in origins] == [opposite[direction] for direction in directions]
+        assert all(set(one["choices"]) == set(opposite.values()) for one in origins)
+        asked += len(origins)
+    assert asked > 30
+
+
+def test_places_are_those_of_the_masks(worlds):
+    answers = []
+    for world in worlds:
+        record = json.loads(json.dumps(world.to_record()))
+        names = {one.name: one.id for one in world.objects}
+        for question in questions_of(record, ["place"])[len(world.questions) :]:
+            assert question["type"] == "place" and set(question["choices"]) == set(QUARTERS)
+            name, when = re.fullmatch("Where is the (.+) (at first|at last)\\?", question["question"]).groups()
+            frame = 0 if when == "at first" else -1
+            rows, columns = np.nonzero(world.trajectory_ids[frame] == names[name])
+            if world.objects[names[name] - 1].visible_fraction[frame] < 0.97:
+                continue  # what is hidden or outside moves the centre of the rest
+            height, width = world.trajectory_ids.shape[1:]
+            vertical = "top" if rows.mean() < height / 2 else "bottom"
+            assert question["answer"] == f"{vertical} {'left' if columns.mean() < width / 2 else 'right'}"
+            answers.append(question["answer"])
+    assert min(answers.count(quarter) for quarter in QUARTERS) > 10
+    both = questions_of(record, ["place", "motion"])[len(world.questions) :]
+    assert [one["type"] for one in both] == sorted([one["type"] for one in both], reverse=True)
+    for one in record["objects"]:
+        del one["centres"]
+    assert questions_of(record, ["place"]) == record["questions"]

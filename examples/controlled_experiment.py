@@ -1,0 +1,342 @@
+"""Trajectory tokens against dense patches, merged, left-out and learnt tokens: the same data, text tower and training.
+
+Every system reads the features of the same frozen patch encoder (trajtok-tiny's), has as many trained weights as the
+others, and learns from the same worlds of three difficulties with the same contrastive loss; only its tokens differ:
+    trajvit2, given-trajectories (the true masks: an oracle), vit3d (all patches), tome, rlt, tokenlearner
+Two ways to be fair, each with several seeds:
+    flops    every system trains until it has spent the same training FLOPs: cheap tokens see more clips
+    samples  every system sees as many clips as the dearest can for those FLOPs
+TrajViT2's segmenter was trained with masks before (that is what trajtok-tiny is) and stays as it is; the FLOPs of that
+training are not counted, and the other systems have no use for it beyond the patch encoder.
+
+What you will see: progress bars, then tables, and in `--out` tables, plots and a JSON record. A run that was stopped
+goes on where it was; what is finished is in the record already.
+
+    python examples/controlled_experiment.py --mixed-precision bf16                        # hours on two CPU cores
+    python examples/controlled_experiment.py --parts costs --frames 4 8                    # FLOPs, tokens, latency
+    python examples/controlled_experiment.py --parts ablations --mixed-precision bf16      # single decisions changed
+    python examples/controlled_experiment.py --systems trajvit2 vit3d --seeds 1 --budget-tflop 1    # a glimpse
+
+Needs: ``pip install trajtok[train,viz]``; the checkpoints trajtok-tiny and (its tokenizer) trajvit2-tiny.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from evaluation import summarise
+from evaluation.provenance import checkpoint_record, versions
+from evaluation.segmenter_evaluation import evaluate_segmenter
+from experiment.costs import inference_costs, training_flops
+from experiment.report import write_report
+from experiment.scores import caption_scores, majority_scores, probe_scores, see
+from experiment.systems import (
+    SYSTEMS,
+    VARIATIONS,
+    Sizes,
+    build_system,
+    build_variation,
+    num_trained,
+    trajectory_tower,
+)
+from experiment.worlds_mix import HELD_OUT_SEED, MIXED, CachedRecords, MixedWorlds, worlds_of
+from tqdm import tqdm
+from training.caption_views import CaptionCollator, CaptionViews
+from training.clip_cache import ClipCache
+from training.contrastive_training import ContrastiveTraining
+from training.loop import build_accelerator, run_training
+from training.recipe import TrajViT2Recipe
+from transformers import AutoTokenizer
+
+from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor, TrajViT2Model
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("costs", "flops", "samples", "ablations")
+LONGER = (8, 16, 32)  # frames of held-out clips beyond those of training
+NUM_PROBE_CLIPS = 768
+
+
+class TrueTrajectoryViews(CaptionViews):
+    """Views with the true ids as trajectories."""
+
+    def __getitem__(self, view: int) -> dict:
+        example = super().__getitem__(view)
+        return example | {"trajectory_ids": example["ids"]}
+
+
+class Experiment:
+    """Clips, checkpoints and runs.
+
+    Args:
+        settings: of the command line.
+    """
+
+    def __init__(self, settings: argparse.Namespace):
+        self.settings, self.sizes = settings, Sizes()
+        self.checkpoints = [checkpoint_record(settings.trajtok)]
+        self.segmenter = TrajTokModel.from_pretrained(settings.trajtok, dtype=torch.float32)
+        self.tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer)
+        facts = [self.checkpoints, vars(self.sizes), settings.clips, settings.held_out_clips, settings.batch_size]
+        key = hashlib.sha256(json.dumps([*facts, settings.mixed_precision]).encode()).hexdigest()[:12]
+        self.runs = settings.runs / key
+
+    def cache(self, name: str, clips: Sequence, num_frames: int) -> ClipCache:
+        """Clips rendered once."""
+        folder = self.settings.runs / "clips" / f"{name}-{len(clips)}-{num_frames}-frames-{self.sizes.size_px}-px"
+        return ClipCache(clips, folder, num_frames=num_frames, size_px=self.sizes.size_px)
+
+    def training_clips(self) -> ClipCache:
+        """Worlds of all difficulties in turn."""
+        clips = MixedWorlds(self.settings.clips, self.sizes.num_frames, self.sizes.size_px)
+        return self.cache("training", clips, self.sizes.num_frames)
+
+    def held_out(self, difficulty: str, num_frames: int) -> CachedRecords:
+        """Held-out worlds of one difficulty and length."""
+        number, size_px = self.settings.held_out_clips, self.sizes.size_px
+        clips = worlds_of(difficulty, number, num_frames, size_px, seed=HELD_OUT_SEED)
+        return CachedRecords(self.cache(f"held-out-{difficulty}", clips, num_frames), number)
+
+    def recipe(self, seed: int, num_steps: int, *, segmentation: bool = False) -> TrajViT2Recipe:
+        """Of any run."""
+        return TrajViT2Recipe(
+            batch_size=self.settings.batch_size,
+            num_steps=num_steps,
+            learning_rate=7e-4,
+            warmup_steps=min(50, num_steps // 4),
+            seed=seed,
+            num_workers=1,
+            size_px=self.sizes.size_px,
+            num_frames=self.sizes.num_frames,
+            altered_captions=2,
+            named_trajectories=0,
+            segmentation=segmentation,
+            checkpoint_every=max(100, num_steps // 4),
+            evaluate_every=max(1, num_steps // 4),
+        )
+
+    def views(self, name: str, recipe: TrajViT2Recipe) -> CaptionViews:
+        """Training views of a system."""
+        kind = TrueTrajectoryViews if name == "given-trajectories" else CaptionViews
+        return kind(self.training_clips(), recipe)
+
+    def step_flops(self, name: str, model: TrajViT2Model, recipe: TrajViT2Recipe) -> float:
+        """FLOPs of a step, measured once for a system."""
+        known = self.runs / "step_flops.json"
+        flops = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
+        if name not in flops:
+            views, collate = self.views(name, recipe), CaptionCollator(self.tokenizer, recipe.max_text_length, False)
+            size = recipe.batch_size
+            batches = [collate([views[first + place] for place in range(size)]) for first in (0, size)]
+            flops[name] = training_flops(ContrastiveTraining(model, 0.0), batches)
+            known.parent.mkdir(parents=True, exist_ok=True)
+            known.write_text(json.dumps(flops, indent=1), encoding="utf-8")
+        return flops[name]
+
+    def num_steps(self, name: str) -> tuple[int, float]:
+        """Steps that a system can make for the budget, and the FLOPs of one."""
+        flops = self.step_flops(name, self.build(name, 0), self.recipe(0, 100))
+        return max(1, round(self.settings.budget_tflop * 1e12 / flops)), flops
+
+    def build(self, name: str, seed: int) -> TrajViT2Model:
+        """A new model of a system."""
+        return build_system(name, self.tokenizer, self.sizes, self.segmenter, seed)
+
+    def quick_scores(self, model: TrajViT2Model) -> dict[str, float]:
+        """Zero-shot and retrieval by difficulty."""
+        scores = {}
+        for difficulty in MIXED:
+            seen = see(model, self.held_out(difficulty, self.sizes.num_frames))
+            found = caption_scores(model, self.tokenizer, seen)
+            scores |= {f"{name}/{difficulty}": found[name] for name in ("zero_shot", "motion", "r1")}
+        return scores
+
+    def all_scores(self, model: TrajViT2Model) -> dict:
+        """By difficulty, by length of clip, and of probes."""
+        frames = self.sizes.num_frames
+        seen = {name: see(model, self.held_out(name, frames)) for name in MIXED}
+        training = see(model, CachedRecords(self.training_clips(), NUM_PROBE_CLIPS))
+        by_frames = {}
+        for longer in (frames, *LONGER):
+            clips = seen["default"] if longer == frames else see(model, self.held_out("default", longer))
+            by_frames[str(longer)] = caption_scores(model, self.tokenizer, clips)
+        return {
+            "difficulty": {name: caption_scores(model, self.tokenizer, own) for name, own in seen.items()},
+            "probes": {name: probe_scores(training, own) for name, own in seen.items()},
+            "majority": {name: majority_scores(training.records, own.records) for name, own in seen.items()},
+            "frames": by_frames,
+        }
+
+    def train(
+        self, folder: Path, facts: dict, build: Callable[[], TrajViT2Model], recipe: TrajViT2Recipe, name: str
+    ) -> dict:
+        """Train and judge, unless that has been done."""
+        finished = folder / "result.json"
+        if finished.is_file():
+            return json.loads(finished.read_text(encoding="utf-8"))
+        started = time.time()
+        accelerator = build_accelerator(recipe, self.settings.mixed_precision, every_step_trains_all=False)
+        model = build()
+        run_training(
+            recipe,
+            accelerator,
+            folder,
+            module=ContrastiveTraining(model, 0.0),
+            model=model,
+            clips=self.training_clips(),
+            views=self.views(name, recipe),
+            collate=CaptionCollator(self.tokenizer, recipe.max_text_length, recipe.segmentation),
+            evaluate=self.quick_scores,
+            save_final=lambda trained, place: None,
+            shown_score="zero_shot/default",
+        )
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        result = {
+            **facts,
+            "seed": recipe.seed,
+            "steps": recipe.num_steps,
+            "parameters": num_trained(model.video_model),
+            "curve": [line for line in lines if "held_out/zero_shot/default" in line],
+            "scores": self.all_scores(model),
+            "seconds": round(time.time() - started, 1),
+        }
+        if name == "trajvit2":
+            result["segmentation"] = self.segmentation_scores(model)
+        finished.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        return result
+
+    def segmentation_scores(self, model: TrajViT2Model) -> dict[str, float]:
+        """How good the trajectories are, on the held-out worlds of medium difficulty."""
+        size = {"height": self.sizes.size_px, "width": self.sizes.size_px}
+        clips = self.held_out("default", self.sizes.num_frames)
+        found = list(evaluate_segmenter(trajectory_tower(model).trajtok, TrajTokVideoProcessor(size=size), clips))
+        return {name: values["mean"] for name, values in summarise(found).items()}
+
+    def compare(self, matched: str) -> list[dict]:
+        """All systems with all seeds, matched in training FLOPs or in clips seen."""
+        steps = {name: self.num_steps(name) for name in self.settings.systems}
+        fewest = min(number for number, _ in steps.values())
+        results = []
+        for seed in range(self.settings.seeds):
+            for name, (number, flops) in steps.items():
+                number = fewest if matched == "samples" else number
+                facts = {"system": name, "matched": matched, "step_flops": flops}
+                results.append(
+                    self.train(
+                        self.runs / f"{name}-{number}-steps-seed-{seed}",
+                        facts,
+                        lambda name=name, seed=seed: self.build(name, seed),
+                        self.recipe(seed, number),
+                        name,
+                    )
+                    | facts
+                )
+        return results
+
+    def vary(self) -> list[dict]:
+        """TrajViT2 with single decisions changed, as many steps each."""
+        results = []
+        for seed in range(self.settings.seeds):
+            for name, variation in VARIATIONS.items():
+                recipe = self.recipe(seed, self.settings.ablation_steps, segmentation=variation.segmentation)
+                slug = "".join(letter if letter.isalnum() else "-" for letter in name)
+                results.append(
+                    self.train(
+                        self.runs / f"variation-{slug}-{recipe.num_steps}-steps-seed-{seed}",
+                        {"variation": name},
+                        lambda variation=variation, seed=seed: build_variation(
+                            variation, self.tokenizer, self.sizes, self.segmenter, seed
+                        ),
+                        recipe,
+                        "trajvit2",
+                    )
+                )
+        return results
+
+    def costs(self) -> list[dict]:
+        """Of looking at clips of all lengths, each in a process of its own."""
+        rows = []
+        todo = [(name, frames) for frames in self.settings.frames for name in self.settings.systems]
+        for name, frames in tqdm(todo, desc="costs"):
+            finished = self.runs / "costs" / f"{name}-{frames}-frames.json"
+            if not finished.is_file():
+                command = [sys.executable, __file__, "--cost-of", name, "--frames", str(frames)]
+                command += ["--trajtok", self.settings.trajtok, "--tokenizer", self.settings.tokenizer]
+                command += ["--cost-clips", str(self.settings.cost_clips)]
+                row = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                finished.parent.mkdir(parents=True, exist_ok=True)
+                finished.write_text(row, encoding="utf-8")
+            rows.append({"system": name, "frames": frames} | json.loads(finished.read_text(encoding="utf-8")))
+        return rows
+
+    def cost_of(self, name: str, frames: int) -> dict[str, float]:
+        """One row of `costs`, in this process."""
+        clips = worlds_of("default", self.settings.cost_clips, frames, self.sizes.size_px, seed=HELD_OUT_SEED)
+        return inference_costs(lambda: self.build(name, 0), [clips[index] for index in range(len(clips))])
+
+    def run(self) -> dict:
+        """Do what has not been done; after each part the record and the pictures of all that is there."""
+        path = self.settings.out / "controlled.json"
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        work = {
+            "costs": self.costs,
+            "flops": lambda: self.compare("flops"),
+            "samples": lambda: self.compare("samples"),
+            "ablations": self.vary,
+        }
+        for part in self.settings.parts:
+            record[part] = work[part]()
+            record.setdefault("made", {})[part] = {
+                "settings": {name: str(value) for name, value in vars(self.settings).items()},
+                "sizes": vars(self.sizes),
+                "checkpoints": self.checkpoints,
+                "versions": versions(),
+            }
+            self.settings.out.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            write_report(record, self.settings.out)
+        return record
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--budget-tflop", type=float, default=20.0, help="training FLOPs of a run, in 1e12")
+    parser.add_argument("--ablation-steps", type=int, default=300)
+    parser.add_argument("--frames", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128], help="of the costs")
+    parser.add_argument("--cost-clips", type=int, default=4, help="clips whose costs are averaged")
+    parser.add_argument("--clips", type=int, default=6000, help="to learn from")
+    parser.add_argument("--held-out-clips", type=int, default=96, help="of each difficulty and length")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
+    parser.add_argument("--trajtok", default=str(ROOT / "checkpoints" / "trajtok-tiny"), help="encoder, segmenter")
+    parser.add_argument("--tokenizer", default=str(ROOT / "checkpoints" / "trajvit2-tiny"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/controlled"), help="folder of clips and runs")
+    parser.add_argument("--out", type=Path, default=ROOT / "examples" / "results")
+    parser.add_argument("--cost-of", choices=SYSTEMS, help=argparse.SUPPRESS)
+    settings = parser.parse_args(argv)
+    try:
+        experiment = Experiment(settings)
+        if settings.cost_of:
+            json.dump(experiment.cost_of(settings.cost_of, settings.frames[0]), sys.stdout)
+            return 0
+        experiment.run()
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 1
+    for name in ("comparison", "costs", "ablations"):
+        table = settings.out / f"{name}.md"
+        if table.is_file():
+            print(table.read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Time and memory of a call.
+
+In:   a function; the process
+Out:  seconds, bytes
+To:   benchmark_tokenizer.py, experiment.costs
+"""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def seconds_of(run: Callable[[], object], repeats: int, device: str) -> float:
+    """Median wall-clock time of a call."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+class PeakMemory:
+    """Peak memory of this process, in bytes above where it stood when this was made."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self.start = self._now()
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def _now(self) -> int:
+        if self.device == "cuda":
+            return torch.cuda.memory_allocated()
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+
+    def bytes(self) -> int:
+        """The peak so far."""
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated() - self.start
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - self.start

@@ -1,0 +1,56 @@
+"""What a system costs: FLOPs of a training step; FLOPs, tokens, latency and peak memory of looking at one clip.
+
+In:   a model, batches or frames
+Out:  plain numbers
+To:   controlled_experiment.py
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from evaluation.measuring import PeakMemory, seconds_of
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from trajectory_data import ClipRecord
+
+from modeling_trajtok import TrajViT2Model
+
+from .scores import video_inputs
+
+
+def training_flops(module: nn.Module, batches: Sequence[dict[str, Tensor]]) -> float:
+    """FLOPs of a forward and a backward pass, the mean over batches; the gradients are thrown away."""
+    with FlopCounterMode(display=False) as counter:
+        for batch in batches:
+            module(**batch)["loss"].backward()
+    module.zero_grad()
+    return counter.get_total_flops() / len(batches)
+
+
+def inference_costs(build: Callable[[], TrajViT2Model], clips: Sequence[ClipRecord]) -> dict[str, float]:
+    """From the pixels of one clip to its embedding, on this process's CPU threads.
+
+    Call it in a process of its own: the peak is that of the process.
+
+    Returns:
+        gflop, tokens, seconds: means over the clips (seconds: median of three calls on the first one);
+        peak_mb: above the weights, of all clips one after the other.
+    """
+    model = build().eval().requires_grad_(False)
+    inputs = [video_inputs(model, one.frames_uint8[None], one.trajectory_ids[None]) for one in clips]
+    with torch.no_grad():
+        memory, tokens = PeakMemory("cpu"), []
+        for own in inputs:
+            tokens.append(int(model.get_video_features(**own).token_valid.sum()))
+        peak = memory.bytes()
+        seconds = seconds_of(lambda: model.get_video_features(**inputs[0]), 3, "cpu")
+        with FlopCounterMode(display=False) as counter:
+            for own in inputs:
+                model.get_video_features(**own)
+    return {
+        "gflop": counter.get_total_flops() / len(inputs) / 1e9,
+        "tokens": float(np.mean(tokens)),
+        "seconds": seconds,
+        "peak_mb": peak / 1e6,
+    }

@@ -1,0 +1,214 @@
+"""Tables and plots of what was measured.
+
+In:   the record of controlled_experiment.py
+Out:  comparison.md, costs.md, ablations.md and PNG pictures
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from .worlds_mix import MIXED
+
+COLOURS = {
+    "trajvit2": "#D55E00",
+    "given-trajectories": "#E69F00",
+    "vit3d": "#0072B2",
+    "tome": "#56B4E9",
+    "rlt": "#009E73",
+    "tokenlearner": "#CC79A7",
+}
+MATCHED = {"flops": "the same training FLOPs", "samples": "the same clips seen"}
+
+
+def write_report(record: dict, out: Path) -> None:
+    """Write the tables and pictures of the parts that the record has."""
+    compared = {name: record[name] for name in MATCHED if record.get(name)}
+    if compared:
+        (out / "comparison.md").write_text("\n\n".join(map(comparison_table, compared.values())) + "\n", "utf-8")
+        for name, results in compared.items():
+            plot_scenes(results, out / f"scenes_{name}.png")
+    if "flops" in compared:
+        plot_curves(compared["flops"], out / "accuracy_against_flops.png")
+    if record.get("costs"):
+        (out / "costs.md").write_text(cost_table(record["costs"]) + "\n", "utf-8")
+        plot_tokens(record["costs"], out / "tokens_against_duration.png")
+    if record.get("ablations"):
+        (out / "ablations.md").write_text(ablation_table(record["ablations"]) + "\n", "utf-8")
+        plot_quality(record["ablations"], out / "quality_against_accuracy.png")
+
+
+def groups_of(results: Sequence[dict], key: str) -> dict[str, list[dict]]:
+    """Runs of the same name, in the order in which they came."""
+    groups = {}
+    for result in results:
+        groups.setdefault(result[key], []).append(result)
+    return groups
+
+
+def spread(values: Sequence[float], scale: float = 100.0) -> str:
+    """Mean and standard deviation."""
+    return f"{scale * np.mean(values):.1f} ± {scale * np.std(values):.1f}"
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown, the first column to the left, the others to the right."""
+    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def comparison_table(results: Sequence[dict]) -> str:
+    """Mean ± standard deviation over seeds in per cent, by difficulty of the worlds."""
+    columns: list[tuple[str, Callable[[dict, str], float]]] = [
+        ("zero-shot", lambda scores, kind: scores["difficulty"][kind]["zero_shot"]),
+        ("R@1", lambda scores, kind: scores["difficulty"][kind]["r1"]),
+        ("probes", lambda scores, kind: scores["probes"][kind]["mean"]),
+    ]
+    titles = ["system", "trained weights", "steps", "GFLOP per step", "tokens"]
+    titles += [f"{name}, {kind}" for name, _ in columns for kind in MIXED]
+    rows = []
+    for name, runs in groups_of(results, "system").items():
+        tokens = np.mean([run["scores"]["difficulty"]["default"]["tokens"] for run in runs])
+        row = [name, f"{runs[0]['parameters'] / 1e6:.2f} M", str(runs[0]["steps"])]
+        row += [f"{runs[0]['step_flops'] / 1e9:.0f}", f"{tokens:.0f}"]
+        rows.append(row + [spread([of(run["scores"], kind) for run in runs]) for _, of in columns for kind in MIXED])
+    majority = [f"{100 * results[0]['scores']['majority'][kind]['mean']:.1f}" for kind in MIXED]
+    rows.append(["chance, most frequent answer", "", "", "", "", *[""] * 6, *majority])
+    return f"With {MATCHED[results[0]['matched']]}:\n\n{table(titles, rows)}"
+
+
+def cost_table(rows: Sequence[dict]) -> str:
+    """Tokens, GFLOP, milliseconds and MB for clips of rising length."""
+    frames = sorted({row["frames"] for row in rows})
+    kinds = {
+        "tokens": lambda row: f"{row['tokens']:.0f}",
+        "GFLOP": lambda row: f"{row['gflop']:.2f}",
+        "ms": lambda row: f"{1000 * row['seconds']:.0f}",
+        "peak MB": lambda row: f"{row['peak_mb']:.0f}",
+    }
+    titles = ["system", "", *(f"{count} frames" for count in frames)]
+    lines = []
+    for name, own in groups_of(rows, "system").items():
+        by_frames = {row["frames"]: row for row in own}
+        for kind, shown in kinds.items():
+            lines.append([name, kind, *(shown(by_frames[count]) if count in by_frames else "" for count in frames)])
+    return table(titles, lines)
+
+
+def ablation_table(results: Sequence[dict]) -> str:
+    """Accuracy and quality of the trajectories, mean ± standard deviation over seeds in per cent."""
+    titles = ["TrajViT2 with", "tokens", "zero-shot", "R@1", "probes", "FG-ARI", "VEQ", "STQ-EN"]
+    rows = []
+    for name, runs in groups_of(results, "variation").items():
+        scores = [run["scores"] for run in runs]
+        row = [name, f"{np.mean([one['difficulty']['default']['tokens'] for one in scores]):.0f}"]
+        row += [
+            spread([_mean_over_worlds(one["difficulty"], score) for one in scores]) for score in ("zero_shot", "r1")
+        ]
+        row.append(spread([_mean_over_worlds(one["probes"], "mean") for one in scores]))
+        row += [spread([run["segmentation"][score] for run in runs]) for score in ("fg_ari", "veq", "stq_en")]
+        rows.append(row)
+    return table(titles, rows)
+
+
+def _mean_over_worlds(by_difficulty: dict[str, dict], score: str) -> float:
+    return float(np.mean([by_difficulty[kind][score] for kind in MIXED]))
+
+
+def plot_curves(results: Sequence[dict], path: Path) -> None:
+    """Zero-shot accuracy and retrieval, means over the worlds, against the training FLOPs spent."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axis, score, title in zip(axes, ("zero_shot", "r1"), ("zero-shot accuracy, %", "R@1, %"), strict=True):
+        for name, runs in groups_of(results, "system").items():
+            spent = [line["step"] * runs[0]["step_flops"] / 1e12 for line in runs[0]["curve"]]
+            values = 100 * np.array(
+                [[np.mean([line[f"held_out/{score}/{kind}"] for kind in MIXED]) for line in run["curve"]]
+                 for run in runs]
+            )  # fmt: skip
+            _line(axis, spent, values, name)
+        axis.set(xlabel="training, TFLOP", ylabel=title)
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_tokens(rows: Sequence[dict], path: Path) -> None:
+    """Tokens, FLOPs and peak memory of one clip against its frames."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    kinds = {"tokens": "tokens", "gflop": "GFLOP", "peak_mb": "peak memory above the weights, MB"}
+    for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
+        for name, own in groups_of(rows, "system").items():
+            own = sorted(own, key=lambda row: row["frames"])
+            frames = [row["frames"] for row in own]
+            axis.plot(frames, [row[kind] for row in own], marker="o", color=COLOURS[name], label=name)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xticks(frames, [str(count) for count in frames])
+        axis.set(xlabel="frames of the clip", ylabel=title)
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_scenes(results: Sequence[dict], path: Path) -> None:
+    """Zero-shot accuracy against the number of objects (all worlds), and retrieval against the length of the clip."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name, runs in groups_of(results, "system").items():
+        counts = [_hits_by_objects(run["scores"]["difficulty"]) for run in runs]
+        numbers = sorted(set.intersection(*(set(one) for one in counts)))
+        hits = np.array([[100 * one[number][0] / one[number][1] for number in numbers] for one in counts])
+        _line(axes[0], numbers, hits, name)
+        frames = [int(count) for count in runs[0]["scores"]["frames"]]
+        values = [[100 * run["scores"]["frames"][str(count)]["r1"] for count in frames] for run in runs]
+        _line(axes[1], frames, np.array(values), name)
+    axes[0].set(xlabel="objects in the world", ylabel="zero-shot accuracy, %")
+    axes[1].set_xscale("log", base=2)
+    axes[1].set_xticks(frames, [str(count) for count in frames])
+    axes[1].set(xlabel="frames of the clip", ylabel="R@1 on default worlds, %")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_quality(results: Sequence[dict], path: Path) -> None:
+    """Accuracy of each run against the quality of its trajectories."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    kinds = {"fg_ari": "FG-ARI, %", "veq": "VEQ, %", "stq_en": "STQ-EN, %"}
+    for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
+        for name, runs in groups_of(results, "variation").items():
+            quality = [100 * run["segmentation"][kind] for run in runs]
+            values = [100 * _mean_over_worlds(run["scores"]["difficulty"], "r1") for run in runs]
+            axis.plot(quality, values, "o", label=name)
+        axis.set(xlabel=title, ylabel="R@1, %")
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False, fontsize=7)
+    _save(figure, path)
+
+
+def _hits_by_objects(by_difficulty: dict[str, dict]) -> dict[int, tuple[int, int]]:
+    """Right answers and questions by number of objects, over all worlds."""
+    hits = {}
+    for scores in by_difficulty.values():
+        for number, (right, asked) in scores["by_objects"].items():
+            before = hits.get(int(number), (0, 0))
+            hits[int(number)] = (before[0] + right, before[1] + asked)
+    return hits
+
+
+def _line(axis: Axes, places: Sequence[float], values: np.ndarray, name: str) -> None:
+    """Mean over runs (rows of ``values``) with a band of one standard deviation."""
+    mean, deviation = values.mean(axis=0), values.std(axis=0)
+    axis.plot(places, mean, marker="o", color=COLOURS[name], label=name)
+    axis.fill_between(places, mean - deviation, mean + deviation, color=COLOURS[name], alpha=0.15, linewidth=0)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
