@@ -1,13 +1,16 @@
 """Trajectory tokens against dense patches, merged, left-out and learnt tokens: the same data, text tower and training.
 
-Every system reads the features of the same frozen patch encoder (trajtok-tiny's), has as many trained weights as the
-others, and learns from the same worlds of three difficulties with the same contrastive loss; only its tokens differ:
+Every system reads the features of the same frozen patch encoder (trajtok-tiny's), starts with the same text encoder
+(trajvit2-tiny's), has as many trained weights as the others, and learns from the same worlds of three difficulties
+with the same contrastive loss; only its tokens differ:
     trajvit2, given-trajectories (the true masks: an oracle), vit3d (all patches), tome, rlt, tokenlearner
 Two ways to be fair, each with several seeds:
     flops    every system trains until it has spent the same training FLOPs: cheap tokens see more clips
     samples  every system sees as many clips as the dearest can for those FLOPs
 TrajViT2's segmenter was trained with masks before (that is what trajtok-tiny is) and stays as it is; the FLOPs of that
-training are not counted, and the other systems have no use for it beyond the patch encoder.
+training are not counted, and the other systems have no use for it beyond the patch encoder. The text encoder was
+trained beside a TrajViT2, on other worlds. FLOPs are counted from the
+pixels on, though what the frozen segmenter says is computed once.
 
 What you will see: progress bars, then tables, and in `--out` tables, plots and a JSON record. A run that was stopped
 goes on where it was; what is finished is in the record already.
@@ -17,7 +20,7 @@ goes on where it was; what is finished is in the record already.
     python examples/controlled_experiment.py --parts ablations --mixed-precision bf16      # single decisions changed
     python examples/controlled_experiment.py --systems trajvit2 vit3d --seeds 1 --budget-tflop 1    # a glimpse
 
-Needs: ``pip install trajtok[train,viz]``; the checkpoints trajtok-tiny and (its tokenizer) trajvit2-tiny.
+Needs: ``pip install trajtok[train,viz]``; the shipped checkpoints.
 """
 
 import argparse
@@ -39,6 +42,7 @@ from experiment.scores import caption_scores, majority_scores, probe_scores, see
 from experiment.systems import (
     SYSTEMS,
     VARIATIONS,
+    Shared,
     Sizes,
     build_system,
     build_variation,
@@ -50,6 +54,7 @@ from tqdm import tqdm
 from training.caption_views import CaptionCollator, CaptionViews
 from training.clip_cache import ClipCache
 from training.contrastive_training import ContrastiveTraining
+from training.frozen_features import FrozenFeatures
 from training.loop import build_accelerator, run_training
 from training.recipe import TrajViT2Recipe
 from transformers import AutoTokenizer
@@ -79,9 +84,11 @@ class Experiment:
 
     def __init__(self, settings: argparse.Namespace):
         self.settings, self.sizes = settings, Sizes()
-        self.checkpoints = [checkpoint_record(settings.trajtok)]
+        self.checkpoints = [checkpoint_record(settings.trajtok), checkpoint_record(settings.texts)]
         self.segmenter = TrajTokModel.from_pretrained(settings.trajtok, dtype=torch.float32)
-        self.tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer)
+        texts = TrajViT2Model.from_pretrained(settings.texts, dtype=torch.float32)
+        self.shared = Shared(self.sizes, self.segmenter, texts)
+        self.tokenizer = AutoTokenizer.from_pretrained(settings.texts)
         facts = [self.checkpoints, vars(self.sizes), settings.clips, settings.held_out_clips, settings.batch_size]
         key = hashlib.sha256(json.dumps([*facts, settings.mixed_precision]).encode()).hexdigest()[:12]
         self.runs = settings.runs / key
@@ -117,13 +124,17 @@ class Experiment:
             named_trajectories=0,
             segmentation=segmentation,
             checkpoint_every=max(100, num_steps // 4),
-            evaluate_every=max(1, num_steps // 4),
+            evaluate_every=max(1, -(-num_steps // 3)),
         )
 
-    def views(self, name: str, recipe: TrajViT2Recipe) -> CaptionViews:
-        """Training views of a system."""
-        kind = TrueTrajectoryViews if name == "given-trajectories" else CaptionViews
-        return kind(self.training_clips(), recipe)
+    def views(self, name: str, recipe: TrajViT2Recipe, *, cached: bool = False) -> CaptionViews:
+        """Training views of a system; ``cached`` ones have the frozen segmenter's features instead of pixels."""
+        clips = self.training_clips()
+        if cached:
+            features = FrozenFeatures(clips, clips.folder, self.segmenter)
+            features.compute()
+            return CaptionViews(clips, recipe, features)
+        return (TrueTrajectoryViews if name == "given-trajectories" else CaptionViews)(clips, recipe)
 
     def step_flops(self, name: str, model: TrajViT2Model, recipe: TrajViT2Recipe) -> float:
         """FLOPs of a step, measured once for a system."""
@@ -145,7 +156,7 @@ class Experiment:
 
     def build(self, name: str, seed: int) -> TrajViT2Model:
         """A new model of a system."""
-        return build_system(name, self.tokenizer, self.sizes, self.segmenter, seed)
+        return build_system(name, self.shared, seed)
 
     def quick_scores(self, model: TrajViT2Model) -> dict[str, float]:
         """Zero-shot and retrieval by difficulty."""
@@ -173,7 +184,14 @@ class Experiment:
         }
 
     def train(
-        self, folder: Path, facts: dict, build: Callable[[], TrajViT2Model], recipe: TrajViT2Recipe, name: str
+        self,
+        folder: Path,
+        facts: dict,
+        build: Callable[[], TrajViT2Model],
+        recipe: TrajViT2Recipe,
+        name: str,
+        *,
+        cached: bool,
     ) -> dict:
         """Train and judge, unless that has been done."""
         finished = folder / "result.json"
@@ -189,7 +207,7 @@ class Experiment:
             module=ContrastiveTraining(model, 0.0),
             model=model,
             clips=self.training_clips(),
-            views=self.views(name, recipe),
+            views=self.views(name, recipe, cached=cached),
             collate=CaptionCollator(self.tokenizer, recipe.max_text_length, recipe.segmentation),
             evaluate=self.quick_scores,
             save_final=lambda trained, place: None,
@@ -233,6 +251,7 @@ class Experiment:
                         lambda name=name, seed=seed: self.build(name, seed),
                         self.recipe(seed, number),
                         name,
+                        cached=name == "trajvit2",
                     )
                     | facts
                 )
@@ -249,11 +268,10 @@ class Experiment:
                     self.train(
                         self.runs / f"variation-{slug}-{recipe.num_steps}-steps-seed-{seed}",
                         {"variation": name},
-                        lambda variation=variation, seed=seed: build_variation(
-                            variation, self.tokenizer, self.sizes, self.segmenter, seed
-                        ),
+                        lambda variation=variation, seed=seed: build_variation(variation, self.shared, seed),
                         recipe,
                         "trajvit2",
+                        cached=variation.frozen,
                     )
                 )
         return results
@@ -266,7 +284,7 @@ class Experiment:
             finished = self.runs / "costs" / f"{name}-{frames}-frames.json"
             if not finished.is_file():
                 command = [sys.executable, __file__, "--cost-of", name, "--frames", str(frames)]
-                command += ["--trajtok", self.settings.trajtok, "--tokenizer", self.settings.tokenizer]
+                command += ["--trajtok", self.settings.trajtok, "--texts", self.settings.texts]
                 command += ["--cost-clips", str(self.settings.cost_clips)]
                 row = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 finished.parent.mkdir(parents=True, exist_ok=True)
@@ -313,11 +331,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128], help="of the costs")
     parser.add_argument("--cost-clips", type=int, default=4, help="clips whose costs are averaged")
     parser.add_argument("--clips", type=int, default=6000, help="to learn from")
-    parser.add_argument("--held-out-clips", type=int, default=96, help="of each difficulty and length")
+    parser.add_argument("--held-out-clips", type=int, default=64, help="of each difficulty and length")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--trajtok", default=str(ROOT / "checkpoints" / "trajtok-tiny"), help="encoder, segmenter")
-    parser.add_argument("--tokenizer", default=str(ROOT / "checkpoints" / "trajvit2-tiny"))
+    parser.add_argument("--texts", default=str(ROOT / "checkpoints" / "trajvit2-tiny"), help="tokenizer, text encoder")
     parser.add_argument("--runs", type=Path, default=Path("runs/controlled"), help="folder of clips and runs")
     parser.add_argument("--out", type=Path, default=ROOT / "examples" / "results")
     parser.add_argument("--cost-of", choices=SYSTEMS, help=argparse.SUPPRESS)

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 from evaluation.caption_evaluation import evaluate_worlds
-from evaluation.provenance import weights_hash
 from tqdm import tqdm
 from training.caption_tokenizer import learn_tokenizer
 from training.caption_views import CaptionCollator, CaptionViews
@@ -93,13 +92,9 @@ def train(recipe: TrajViT2Recipe, out: Path, cache: Path, mixed_precision: str) 
     freeze(model, recipe.frozen)
     features = None
     if SEGMENTER in recipe.frozen:
-        segmenter = model.video_model.trajtok
-        name = weights_hash(segmenter.segmenter)[:12]
-        stride = segmenter.segmenter.patch_encoder.stride
-        grid_hw = (recipe.size_px // stride, recipe.size_px // stride)
-        features = FrozenFeatures(clips, cache / f"features-{name}", grid_hw, segmenter.config.hidden_size)
+        features = FrozenFeatures(clips, cache, model.video_model.trajtok)
         if accelerator.is_main_process:
-            features.compute(segmenter)
+            features.compute()
         accelerator.wait_for_everyone()
 
     video_processor = TrajTokVideoProcessor(

@@ -82,8 +82,8 @@ def evaluate_worlds(
     right, motion_right = [], []
     for group, embed in zip(candidates, embeds, strict=True):
         scores = text_embeds[[places[text] for text in group]] @ embed
-        right.append(float(scores[:NUM_CANDIDATES].argmax() == 0))
-        motion_right.append(float(scores[NUM_CANDIDATES:].argmax() == 0))
+        right.append(first_is_best(scores[:NUM_CANDIDATES]))
+        motion_right.append(first_is_best(scores[NUM_CANDIDATES:]))
     similarity = text_embeds[[places[group[NUM_CANDIDATES]] for group in candidates]] @ embeds.t()
     hits = [float((features @ text_embeds[places[text]]).argmax() == best) for text, features, best in named]
     chances = [1 / len(features) for _, features, _ in named]
@@ -95,6 +95,11 @@ def evaluate_worlds(
         "trajectory_chance": float(np.mean(chances)) if chances else float("nan"),
         "clips": float(len(clips)),
     }
+
+
+def first_is_best(scores: Tensor) -> bool:
+    """Is the first of some scores (N,) greater than all others? A tie is no answer."""
+    return bool(scores[0] > scores[1:].max())
 
 
 def candidate_captions(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[str]:

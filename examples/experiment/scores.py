@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from evaluation.caption_evaluation import NUM_CANDIDATES, candidate_captions
+from evaluation.caption_evaluation import NUM_CANDIDATES, candidate_captions, first_is_best
 from evaluation.embedding_cache import embed_captions
 from evaluation.object_matching import world_objects
 from evaluation.retrieval_metrics import retrieval_scores
@@ -96,8 +96,8 @@ def caption_scores(model: TrajViT2Model, tokenizer: PreTrainedTokenizerBase, see
     hits, motion_hits = [], []
     for group, embed in zip(told, seen.embeds, strict=True):
         similarity = texts[[places[text] for text in group]] @ embed
-        hits.append(int(similarity[:NUM_CANDIDATES].argmax() == 0))
-        motion_hits.append(int(similarity[NUM_CANDIDATES:].argmax() == 0))
+        hits.append(int(first_is_best(similarity[:NUM_CANDIDATES])))
+        motion_hits.append(int(first_is_best(similarity[NUM_CANDIDATES:])))
     captions = texts[[places[group[NUM_CANDIDATES]] for group in told]]
     retrieval = retrieval_scores((captions @ seen.embeds.t()).numpy(), np.arange(len(told)))
     by_count = {}

@@ -1,6 +1,6 @@
 """What is compared: towers with the same number of trained weights, and TrajViT2 with single decisions changed.
 
-In:   a name, a tokenizer, the frozen segmenter that all share
+In:   a name; what all share: sizes, the frozen segmenter, the trained text encoder
 Out:  `TrajViT2Model` with the tower of that name, its segmenter or patch encoder frozen
 To:   controlled_experiment.py, costs
 """
@@ -11,7 +11,6 @@ import torch
 from rivals import RIVALS, build_rival
 from rivals.blocks import TowerConfig
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from modeling_trajtok import TrajTokModel, TrajViT2Config, TrajViT2Model
 
@@ -67,67 +66,78 @@ VARIATIONS = {
 }
 
 
-def build_config(
-    tokenizer: PreTrainedTokenizerBase, sizes: Sizes, segmenter: TrajTokModel, **trajtok: object
-) -> TrajViT2Config:
-    """The configuration of every system: its text tower, and the tower of trajectories as trajvit2-tiny has it."""
-    encoder = {
-        "track_embedding": True,
-        "outline_embedding": True,
-        "encoder_queries": "latents_and_mean",
-        "num_encoder_layers": 1,
-        "max_tokens_per_trajectory": 1,
-        "encoder_output_size": sizes.width,
-    }
-    transformer = {
-        "hidden_size": sizes.width,
-        "num_hidden_layers": sizes.num_layers,
-        "num_attention_heads": sizes.num_heads,
-        "intermediate_size": 4 * sizes.width,
-    }
-    text = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "hidden_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "max_position_embeddings": 96,
-        "initializer_range": 0.05,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }
-    return TrajViT2Config(
-        trajtok_config=segmenter.config.to_diff_dict() | encoder | trajtok,
-        transformer_config=transformer,
-        text_config=text,
-        text_pooling="mean",
-        projection_dim=128,
-        num_frames=sizes.num_frames,
-    )
+@dataclass(frozen=True)
+class Shared:
+    """What all systems have in common.
+
+    Attributes:
+        sizes: of clips and towers.
+        segmenter: whose patch encoder all see through, frozen; with its other half it groups for TrajViT2.
+        texts: whose trained text encoder all start from, and go on training.
+    """
+
+    sizes: Sizes
+    segmenter: TrajTokModel
+    texts: TrajViT2Model
+
+    def config(self, **trajtok: object) -> TrajViT2Config:
+        """Of every system: its text tower, and the tower of trajectories as trajvit2-tiny has it."""
+        sizes, texts = self.sizes, self.texts.config
+        encoder = {
+            "track_embedding": True,
+            "outline_embedding": True,
+            "encoder_queries": "latents_and_mean",
+            "num_encoder_layers": 1,
+            "max_tokens_per_trajectory": 1,
+            "encoder_output_size": sizes.width,
+        }
+        transformer = {
+            "hidden_size": sizes.width,
+            "num_hidden_layers": sizes.num_layers,
+            "num_attention_heads": sizes.num_heads,
+            "intermediate_size": 4 * sizes.width,
+        }
+        return TrajViT2Config(
+            trajtok_config=self.segmenter.config.to_diff_dict() | encoder | trajtok,
+            transformer_config=transformer,
+            text_config=texts.text_config.to_dict(),
+            text_pooling=texts.text_pooling,
+            projection_dim=texts.projection_dim,
+            num_frames=sizes.num_frames,
+        )
+
+    def start(self, model: TrajViT2Model, *, frozen: bool = True) -> TrajViT2Model:
+        """The shared weights in a new model.
+
+        Args:
+            model: of any system.
+            frozen: its segmenter stays as it is, if it has one.
+        """
+        model.text_model.load_state_dict(self.texts.text_model.state_dict())
+        tower = trajectory_tower(model)
+        if hasattr(tower, "trajtok"):
+            tower.trajtok.segmenter.load_state_dict(self.segmenter.segmenter.state_dict())
+            tower.trajtok.segmenter.requires_grad_(not frozen)
+        return model
 
 
-def build_system(
-    name: str, tokenizer: PreTrainedTokenizerBase, sizes: Sizes, segmenter: TrajTokModel, seed: int = 0
-) -> TrajViT2Model:
+def build_system(name: str, shared: Shared, seed: int = 0) -> TrajViT2Model:
     """A new model with the tower of a name.
 
     Towers of patches read the features of the segmenter's frozen patch encoder in cells of ``patch_px``: all systems
     see the same, and differ in what they make tokens of.
     """
-    config = build_config(tokenizer, sizes, segmenter)
     if name in ("trajvit2", "given-trajectories"):
         torch.manual_seed(seed)
-        return with_segmenter(build_rival(name, config), segmenter)
-    goal = num_trained(build_system("trajvit2", tokenizer, sizes, segmenter).video_model)
-    candidates = [patch_system(name, config, sizes, segmenter, layers, seed) for layers in range(2, 13)]
-    return min(candidates, key=lambda model: abs(num_trained(model.video_model) - goal))
+        return shared.start(build_rival(name, shared.config()))
+    goal = num_trained(build_system("trajvit2", shared).video_model)
+    two, three = (num_trained(_patch_system(name, shared, layers, seed).video_model) for layers in (2, 3))
+    return _patch_system(name, shared, max(2, round(2 + (goal - two) / (three - two))), seed)
 
 
-def patch_system(
-    name: str, config: TrajViT2Config, sizes: Sizes, segmenter: TrajTokModel, num_layers: int, seed: int
-) -> TrajViT2Model:
+def _patch_system(name: str, shared: Shared, num_layers: int, seed: int) -> TrajViT2Model:
     """A tower of patches with so many blocks."""
+    sizes = shared.sizes
     tower = TowerConfig(
         width=sizes.width,
         num_layers=num_layers,
@@ -137,25 +147,15 @@ def patch_system(
         num_frames=sizes.num_frames,
     )
     torch.manual_seed(seed)
-    encoder = segmenter.segmenter.patch_encoder.requires_grad_(False)
-    return build_rival(name, config, tower, encoder)
+    encoder = shared.segmenter.segmenter.patch_encoder.requires_grad_(False)
+    return shared.start(build_rival(name, shared.config(), tower, encoder))
 
 
-def build_variation(
-    variation: Variation, tokenizer: PreTrainedTokenizerBase, sizes: Sizes, segmenter: TrajTokModel, seed: int
-) -> TrajViT2Model:
+def build_variation(variation: Variation, shared: Shared, seed: int) -> TrajViT2Model:
     """A new TrajViT2 with a decision changed."""
     torch.manual_seed(seed)
-    model = build_rival("trajvit2", build_config(tokenizer, sizes, segmenter, **variation.trajtok))
-    return with_segmenter(model, segmenter, frozen=variation.frozen)
-
-
-def with_segmenter(model: TrajViT2Model, segmenter: TrajTokModel, *, frozen: bool = True) -> TrajViT2Model:
-    """A copy of the segmenter's weights in the model's own."""
-    own = trajectory_tower(model).trajtok.segmenter
-    own.load_state_dict(segmenter.segmenter.state_dict())
-    own.requires_grad_(not frozen)
-    return model
+    model = build_rival("trajvit2", shared.config(**variation.trajtok))
+    return shared.start(model, frozen=variation.frozen)
 
 
 def trajectory_tower(model: TrajViT2Model) -> nn.Module:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from evaluation.provenance import weights_hash
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,22 +24,24 @@ class FrozenFeatures:
 
     Args:
         clips: the clips, whose cached frames are segmented together.
-        folder: where the arrays live; one folder for one segmenter.
-        grid_hw: patch rows and columns.
-        width: D.
+        folder: where the arrays live, in a folder of the segmenter's own.
+        model: whose segmenter it is.
     """
 
-    def __init__(self, clips: ClipCache, folder: Path, grid_hw: tuple[int, int], width: int):
+    def __init__(self, clips: ClipCache, folder: Path, model: TrajTokModel):
+        folder = folder / f"features-{weights_hash(model.segmenter)[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
-        self.clips, self.grid_hw = clips, grid_hw
-        shape = (len(clips), clips.num_frames, *grid_hw)
+        side, width = clips.size_px // model.segmenter.patch_encoder.stride, model.config.hidden_size
+        self.clips, self.model = clips, model
+        shape = (len(clips), clips.num_frames, side, side)
         self.features = clips.array(folder / "features.npy", (*shape, width), np.float16)
         self.ids = clips.array(folder / "trajectory_ids.npy", shape, np.int16)
         self.done = clips.array(folder / "done.npy", (len(clips),), np.uint8)
 
     @torch.no_grad()
-    def compute(self, model: TrajTokModel, batch_size: int = 16, show_progress: bool = True) -> None:
+    def compute(self, batch_size: int = 16, show_progress: bool = True) -> None:
         """Segment the clips that have not been yet; a run that was killed goes on where it stopped."""
+        model = self.model
         was_training = model.training
         model.eval()
         todo = np.flatnonzero(self.done == 0)
