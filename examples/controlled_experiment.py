@@ -1,24 +1,25 @@
 """Trajectory tokens against dense patches, merged, left-out and learnt tokens: the same data, text tower and training.
 
 Every system reads the features of the same frozen patch encoder (trajtok-tiny's), starts with the same text encoder
-(trajvit2-tiny's), has as many trained weights as the others, and learns from the same worlds of three difficulties
-with the same contrastive loss; only its tokens differ:
+(trajvit2-tiny's), has as many trained weights as the others to within half a block, and learns from the same worlds of
+three difficulties with the same contrastive loss at the same rates; only how it makes and mixes tokens differs:
     trajvit2, given-trajectories (the true masks: an oracle), vit3d (all patches), tome, rlt, tokenlearner
 Two ways to be fair, each with several seeds:
     flops    every system trains until it has spent the same training FLOPs: cheap tokens see more clips
     samples  every system sees as many clips as the dearest can for those FLOPs
 TrajViT2's segmenter was trained with masks before (that is what trajtok-tiny is) and stays as it is; the FLOPs of that
 training are not counted, and the other systems have no use for it beyond the patch encoder. The text encoder was
-trained beside a TrajViT2, on other worlds. FLOPs are counted from the
-pixels on, though what the frozen segmenter says is computed once.
+trained beside a TrajViT2, on other worlds, and the learning rate was found with one. FLOPs are counted from the pixels
+on, though frozen features are computed once, and of each clip alone, so that RLT pays for no padding.
 
-What you will see: progress bars, then tables, and in `--out` tables, plots and a JSON record. A run that was stopped
-goes on where it was; what is finished is in the record already.
+What you will see: progress bars, then tables, and in `--out` tables, plots and a JSON record, which are written anew
+after every run. An experiment that was stopped goes on where it was.
 
     python examples/controlled_experiment.py --mixed-precision bf16                        # hours on two CPU cores
     python examples/controlled_experiment.py --parts costs --frames 4 8                    # FLOPs, tokens, latency
     python examples/controlled_experiment.py --parts ablations --mixed-precision bf16      # single decisions changed
-    python examples/controlled_experiment.py --systems trajvit2 vit3d --seeds 1 --budget-tflop 1    # a glimpse
+    python examples/controlled_experiment.py --parts flops --systems trajvit2 vit3d --seeds 1 --budget-tflop 1 \
+        --clips 600 --out runs/glimpse                                                     # a glimpse
 
 Needs: ``pip install trajtok[train,viz]``; the shipped checkpoints.
 """
@@ -29,8 +30,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from evaluation import summarise
@@ -44,12 +48,13 @@ from experiment.systems import (
     VARIATIONS,
     Shared,
     Sizes,
+    Variation,
     build_system,
     build_variation,
     num_trained,
     trajectory_tower,
 )
-from experiment.worlds_mix import HELD_OUT_SEED, MIXED, CachedRecords, MixedWorlds, worlds_of
+from experiment.worlds_mix import HELD_OUT_SEED, MIXED, TRAINING_SEED, CachedRecords, MixedWorlds, worlds_of
 from tqdm import tqdm
 from training.caption_views import CaptionCollator, CaptionViews
 from training.clip_cache import ClipCache
@@ -64,6 +69,7 @@ from modeling_trajtok import TrajTokModel, TrajTokVideoProcessor, TrajViT2Model
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("costs", "flops", "samples", "ablations")
 LONGER = (8, 16, 32)  # frames of held-out clips beyond those of training
+RENDERED_FRAMES = 8  # of which training sees some: of as few, worlds would lack motions
 NUM_PROBE_CLIPS = 768
 
 
@@ -89,25 +95,31 @@ class Experiment:
         texts = TrajViT2Model.from_pretrained(settings.texts, dtype=torch.float32)
         self.shared = Shared(self.sizes, self.segmenter, texts)
         self.tokenizer = AutoTokenizer.from_pretrained(settings.texts)
-        facts = [self.checkpoints, vars(self.sizes), settings.clips, settings.held_out_clips, settings.batch_size]
-        key = hashlib.sha256(json.dumps([*facts, settings.mixed_precision]).encode()).hexdigest()[:12]
-        self.runs = settings.runs / key
+        self.tokenizer.model_max_length = texts.config.text_config.max_position_embeddings
+        weights = [checkpoint["sha256"] for checkpoint in self.checkpoints]
+        self.facts = {"weights": weights, "sizes": vars(self.sizes), "mixed_precision": settings.mixed_precision}
+
+    def folder(self, name: str, **facts: object) -> Path:
+        """Where something is kept that depends on all of this and on further facts."""
+        told = json.dumps(self.facts | facts, sort_keys=True, default=str)
+        return self.settings.runs / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
     def cache(self, name: str, clips: Sequence, num_frames: int) -> ClipCache:
-        """Clips rendered once."""
-        folder = self.settings.runs / "clips" / f"{name}-{len(clips)}-{num_frames}-frames-{self.sizes.size_px}-px"
-        return ClipCache(clips, folder, num_frames=num_frames, size_px=self.sizes.size_px)
+        """Clips rendered once, so many frames of each."""
+        size_px = self.sizes.size_px
+        folder = self.settings.runs / "clips" / f"{name}-{len(clips)}-{num_frames}-frames-{size_px}-px"
+        return ClipCache(clips, folder, num_frames=num_frames, size_px=size_px)
 
     def training_clips(self) -> ClipCache:
         """Worlds of all difficulties in turn."""
-        clips = MixedWorlds(self.settings.clips, self.sizes.num_frames, self.sizes.size_px)
-        return self.cache("training", clips, self.sizes.num_frames)
+        clips = MixedWorlds(self.settings.clips, RENDERED_FRAMES, self.sizes.size_px, seed=TRAINING_SEED)
+        return self.cache(f"training-{TRAINING_SEED}", clips, self.sizes.num_frames)
 
     def held_out(self, difficulty: str, num_frames: int) -> CachedRecords:
-        """Held-out worlds of one difficulty and length."""
+        """Held-out worlds of one difficulty, the same ones at every length."""
         number, size_px = self.settings.held_out_clips, self.sizes.size_px
-        clips = worlds_of(difficulty, number, num_frames, size_px, seed=HELD_OUT_SEED)
-        return CachedRecords(self.cache(f"held-out-{difficulty}", clips, num_frames), number)
+        clips = worlds_of(difficulty, number, max(LONGER), size_px, seed=HELD_OUT_SEED)
+        return CachedRecords(self.cache(f"{difficulty}-{HELD_OUT_SEED}", clips, num_frames), number)
 
     def recipe(self, seed: int, num_steps: int, *, segmentation: bool = False) -> TrajViT2Recipe:
         """Of any run."""
@@ -115,11 +127,13 @@ class Experiment:
             batch_size=self.settings.batch_size,
             num_steps=num_steps,
             learning_rate=7e-4,
+            rate_factors={"video_model.trajtok.segmenter.": 0.5},
             warmup_steps=min(50, num_steps // 4),
             seed=seed,
             num_workers=1,
             size_px=self.sizes.size_px,
             num_frames=self.sizes.num_frames,
+            max_text_length=self.tokenizer.model_max_length,
             altered_captions=2,
             named_trajectories=0,
             segmentation=segmentation,
@@ -138,21 +152,21 @@ class Experiment:
 
     def step_flops(self, name: str, model: TrajViT2Model, recipe: TrajViT2Recipe) -> float:
         """FLOPs of a step, measured once for a system."""
-        known = self.runs / "step_flops.json"
-        flops = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
-        if name not in flops:
+        known = self.folder(f"flops-{name}", recipe=asdict(recipe), clips=self.settings.clips) / "flops.json"
+        if not known.is_file():
             views, collate = self.views(name, recipe), CaptionCollator(self.tokenizer, recipe.max_text_length, False)
             size = recipe.batch_size
             batches = [collate([views[first + place] for place in range(size)]) for first in (0, size)]
-            flops[name] = training_flops(ContrastiveTraining(model, 0.0), batches)
-            known.parent.mkdir(parents=True, exist_ok=True)
-            known.write_text(json.dumps(flops, indent=1), encoding="utf-8")
-        return flops[name]
+            write_json(known, training_flops(ContrastiveTraining(model, 0.0), batches))
+        return read_json(known)
 
-    def num_steps(self, name: str) -> tuple[int, float]:
-        """Steps that a system can make for the budget, and the FLOPs of one."""
-        flops = self.step_flops(name, self.build(name, 0), self.recipe(0, 100))
-        return max(1, round(self.settings.budget_tflop * 1e12 / flops)), flops
+    def steps_for_budget(self) -> dict[str, tuple[int, float]]:
+        """Steps that each system can make for the budget, and the FLOPs of one."""
+        flops = {
+            name: self.step_flops(name, self.build(name, 0), self.recipe(0, 100))
+            for name in tqdm(SYSTEMS, desc="FLOPs of a step", leave=False)
+        }
+        return {name: (max(1, round(self.settings.budget_tflop * 1e12 / one)), one) for name, one in flops.items()}
 
     def build(self, name: str, seed: int) -> TrajViT2Model:
         """A new model of a system."""
@@ -185,18 +199,19 @@ class Experiment:
 
     def train(
         self,
-        folder: Path,
-        facts: dict,
+        label: str,
         build: Callable[[], TrajViT2Model],
         recipe: TrajViT2Recipe,
         name: str,
-        *,
-        cached: bool,
+        variation: Variation | None = None,
     ) -> dict:
-        """Train and judge, unless that has been done."""
-        finished = folder / "result.json"
+        """Train and judge a system, or a variation of TrajViT2, unless that has been done."""
+        numbers = {"clips": self.settings.clips, "held_out_clips": self.settings.held_out_clips}
+        told = {"recipe": asdict(recipe), "variation": asdict(variation or Variation()), **numbers}
+        folder = self.folder(f"{label}-{recipe.num_steps}-steps-seed-{recipe.seed}", **told)
+        finished, cached = folder / "result.json", name == "trajvit2" and (variation is None or variation.frozen)
         if finished.is_file():
-            return json.loads(finished.read_text(encoding="utf-8"))
+            return read_json(finished)
         started = time.time()
         accelerator = build_accelerator(recipe, self.settings.mixed_precision, every_step_trains_all=False)
         model = build()
@@ -215,9 +230,10 @@ class Experiment:
         )
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         result = {
-            **facts,
             "seed": recipe.seed,
             "steps": recipe.num_steps,
+            **numbers,
+            "versions": versions(),
             "parameters": num_trained(model.video_model),
             "curve": [line for line in lines if "held_out/zero_shot/default" in line],
             "scores": self.all_scores(model),
@@ -225,7 +241,7 @@ class Experiment:
         }
         if name == "trajvit2":
             result["segmentation"] = self.segmentation_scores(model)
-        finished.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        write_json(finished, result)
         return result
 
     def segmentation_scores(self, model: TrajViT2Model) -> dict[str, float]:
@@ -235,90 +251,79 @@ class Experiment:
         found = list(evaluate_segmenter(trajectory_tower(model).trajtok, TrajTokVideoProcessor(size=size), clips))
         return {name: values["mean"] for name, values in summarise(found).items()}
 
-    def compare(self, matched: str) -> list[dict]:
+    def compare(self, matched: str) -> Iterator[dict]:
         """All systems with all seeds, matched in training FLOPs or in clips seen."""
-        steps = {name: self.num_steps(name) for name in self.settings.systems}
+        steps = self.steps_for_budget()
         fewest = min(number for number, _ in steps.values())
-        results = []
         for seed in range(self.settings.seeds):
-            for name, (number, flops) in steps.items():
-                number = fewest if matched == "samples" else number
-                facts = {"system": name, "matched": matched, "step_flops": flops}
-                results.append(
-                    self.train(
-                        self.runs / f"{name}-{number}-steps-seed-{seed}",
-                        facts,
-                        lambda name=name, seed=seed: self.build(name, seed),
-                        self.recipe(seed, number),
-                        name,
-                        cached=name == "trajvit2",
-                    )
-                    | facts
-                )
-        return results
+            for name in self.settings.systems:
+                number, flops = steps[name]
+                recipe = self.recipe(seed, fewest if matched == "samples" else number)
+                result = self.train(name, partial(self.build, name, seed), recipe, name)
+                yield {"system": name, "matched": matched, "step_flops": flops, **result}
 
-    def vary(self) -> list[dict]:
+    def vary(self) -> Iterator[dict]:
         """TrajViT2 with single decisions changed, as many steps each."""
-        results = []
         for seed in range(self.settings.seeds):
             for name, variation in VARIATIONS.items():
                 recipe = self.recipe(seed, self.settings.ablation_steps, segmentation=variation.segmentation)
                 slug = "".join(letter if letter.isalnum() else "-" for letter in name)
-                results.append(
-                    self.train(
-                        self.runs / f"variation-{slug}-{recipe.num_steps}-steps-seed-{seed}",
-                        {"variation": name},
-                        lambda variation=variation, seed=seed: build_variation(variation, self.shared, seed),
-                        recipe,
-                        "trajvit2",
-                        cached=variation.frozen,
-                    )
-                )
-        return results
+                build = partial(build_variation, variation, self.shared, seed)
+                yield {"variation": name, **self.train(slug, build, recipe, "trajvit2", variation)}
 
-    def costs(self) -> list[dict]:
+    def costs(self) -> Iterator[dict]:
         """Of looking at clips of all lengths, each in a process of its own."""
-        rows = []
         todo = [(name, frames) for frames in self.settings.frames for name in self.settings.systems]
         for name, frames in tqdm(todo, desc="costs"):
-            finished = self.runs / "costs" / f"{name}-{frames}-frames.json"
+            finished = self.folder(f"costs-{name}-{frames}-frames", clips=self.settings.cost_clips) / "costs.json"
             if not finished.is_file():
                 command = [sys.executable, __file__, "--cost-of", name, "--frames", str(frames)]
                 command += ["--trajtok", self.settings.trajtok, "--texts", self.settings.texts]
                 command += ["--cost-clips", str(self.settings.cost_clips)]
-                row = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                finished.parent.mkdir(parents=True, exist_ok=True)
-                finished.write_text(row, encoding="utf-8")
-            rows.append({"system": name, "frames": frames} | json.loads(finished.read_text(encoding="utf-8")))
-        return rows
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                write_json(finished, json.loads(done.stdout))
+            yield {"system": name, "frames": frames, **read_json(finished)}
 
     def cost_of(self, name: str, frames: int) -> dict[str, float]:
         """One row of `costs`, in this process."""
         clips = worlds_of("default", self.settings.cost_clips, frames, self.sizes.size_px, seed=HELD_OUT_SEED)
         return inference_costs(lambda: self.build(name, 0), [clips[index] for index in range(len(clips))])
 
-    def run(self) -> dict:
-        """Do what has not been done; after each part the record and the pictures of all that is there."""
+    def run(self) -> None:
+        """Do what has not been done; record, tables and pictures follow after every result."""
         path = self.settings.out / "controlled.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        record = read_json(path) if path.is_file() else {}
         work = {
             "costs": self.costs,
-            "flops": lambda: self.compare("flops"),
-            "samples": lambda: self.compare("samples"),
+            "flops": partial(self.compare, "flops"),
+            "samples": partial(self.compare, "samples"),
             "ablations": self.vary,
         }
         for part in self.settings.parts:
-            record[part] = work[part]()
-            record.setdefault("made", {})[part] = {
+            record[part] = {
                 "settings": {name: str(value) for name, value in vars(self.settings).items()},
                 "sizes": vars(self.sizes),
                 "checkpoints": self.checkpoints,
                 "versions": versions(),
+                "results": [],
             }
-            self.settings.out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            write_report(record, self.settings.out)
-        return record
+            for result in work[part]():
+                record[part]["results"].append(result)
+                write_json(path, record)
+                write_report(record, self.settings.out)
+
+
+def read_json(path: Path) -> Any:
+    """Values of a file that `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write values beside the file's name, then rename: a file is complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partly = path.with_suffix(".partial")
+    partly.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    partly.replace(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -331,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128], help="of the costs")
     parser.add_argument("--cost-clips", type=int, default=4, help="clips whose costs are averaged")
     parser.add_argument("--clips", type=int, default=6000, help="to learn from")
-    parser.add_argument("--held-out-clips", type=int, default=64, help="of each difficulty and length")
+    parser.add_argument("--held-out-clips", type=int, default=96, help="of each difficulty and length")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--trajtok", default=str(ROOT / "checkpoints" / "trajtok-tiny"), help="encoder, segmenter")
@@ -346,6 +351,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             json.dump(experiment.cost_of(settings.cost_of, settings.frames[0]), sys.stdout)
             return 0
         experiment.run()
+    except subprocess.CalledProcessError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 1

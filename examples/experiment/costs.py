@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from evaluation.measuring import PeakMemory, seconds_of
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from training.contrastive_training import ContrastiveTraining
 from trajectory_data import ClipRecord
 
 from modeling_trajtok import TrajViT2Model
@@ -19,13 +20,31 @@ from modeling_trajtok import TrajViT2Model
 from .scores import video_inputs
 
 
-def training_flops(module: nn.Module, batches: Sequence[dict[str, Tensor]]) -> float:
-    """FLOPs of a forward and a backward pass, the mean over batches; the gradients are thrown away."""
-    with FlopCounterMode(display=False) as counter:
-        for batch in batches:
-            module(**batch)["loss"].backward()
+def training_flops(module: ContrastiveTraining, batches: Sequence[dict[str, Tensor]]) -> float:
+    """FLOPs of a forward and a backward pass, the mean over batches; the gradients are thrown away.
+
+    A clip costs what its own tokens cost, as if clips with fewer tokens were packed and not padded.
+    """
+
+    def look(inputs: dict[str, Tensor]) -> None:
+        module.model.get_video_features(**inputs).pooler_output.sum().backward()
+
+    flops = 0
+    for batch in batches:
+        videos = {name: batch[name] for name in ("pixel_values_videos", "trajectory_ids") if name in batch}
+        alone = [{name: value[row : row + 1] for name, value in videos.items()} for row in range(len(batch["idx"]))]
+        flops += flops_of(lambda batch=batch: module(**batch)["loss"].backward())
+        flops += sum(flops_of(lambda own=own: look(own)) for own in alone)
+        flops -= flops_of(lambda videos=videos: look(videos))
     module.zero_grad()
-    return counter.get_total_flops() / len(batches)
+    return flops / len(batches)
+
+
+def flops_of(call: Callable[[], object]) -> int:
+    """FLOPs of matrix products, convolutions and attention in a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
 
 
 def inference_costs(build: Callable[[], TrajViT2Model], clips: Sequence[ClipRecord]) -> dict[str, float]:
@@ -45,11 +64,9 @@ def inference_costs(build: Callable[[], TrajViT2Model], clips: Sequence[ClipReco
             tokens.append(int(model.get_video_features(**own).token_valid.sum()))
         peak = memory.bytes()
         seconds = seconds_of(lambda: model.get_video_features(**inputs[0]), 3, "cpu")
-        with FlopCounterMode(display=False) as counter:
-            for own in inputs:
-                model.get_video_features(**own)
+        flops = sum(flops_of(lambda own=own: model.get_video_features(**own)) for own in inputs)
     return {
-        "gflop": counter.get_total_flops() / len(inputs) / 1e9,
+        "gflop": flops / len(inputs) / 1e9,
         "tokens": float(np.mean(tokens)),
         "seconds": seconds,
         "peak_mb": peak / 1e6,

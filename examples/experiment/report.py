@@ -12,6 +12,7 @@ import numpy as np
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from evaluation.caption_evaluation import NUM_CANDIDATES
 from matplotlib.axes import Axes
 
 from .worlds_mix import MIXED
@@ -29,19 +30,33 @@ MATCHED = {"flops": "the same training FLOPs", "samples": "the same clips seen"}
 
 def write_report(record: dict, out: Path) -> None:
     """Write the tables and pictures of the parts that the record has."""
-    compared = {name: record[name] for name in MATCHED if record.get(name)}
+    found = {name: part["results"] for name, part in record.items() if part["results"]}
+    made = {name: how_made(part) for name, part in record.items()}
+    compared = {name: found[name] for name in MATCHED if name in found}
     if compared:
-        (out / "comparison.md").write_text("\n\n".join(map(comparison_table, compared.values())) + "\n", "utf-8")
+        tables = [f"{made[name]}\n\n{comparison_table(results)}" for name, results in compared.items()]
+        (out / "comparison.md").write_text("\n\n".join(tables) + "\n", "utf-8")
         for name, results in compared.items():
             plot_scenes(results, out / f"scenes_{name}.png")
     if "flops" in compared:
         plot_curves(compared["flops"], out / "accuracy_against_flops.png")
-    if record.get("costs"):
-        (out / "costs.md").write_text(cost_table(record["costs"]) + "\n", "utf-8")
-        plot_tokens(record["costs"], out / "tokens_against_duration.png")
-    if record.get("ablations"):
-        (out / "ablations.md").write_text(ablation_table(record["ablations"]) + "\n", "utf-8")
-        plot_quality(record["ablations"], out / "quality_against_accuracy.png")
+    if "costs" in found:
+        (out / "costs.md").write_text(f"{made['costs']}\n\n{cost_table(found['costs'])}\n", "utf-8")
+        plot_tokens(found["costs"], out / "tokens_against_duration.png")
+    if "ablations" in found:
+        (out / "ablations.md").write_text(f"{made['ablations']}\n\n{ablation_table(found['ablations'])}\n", "utf-8")
+        plot_quality(found["ablations"], out / "quality_against_accuracy.png")
+
+
+def how_made(part: dict) -> str:
+    """The settings that a reader of a table needs."""
+    settings, results = part["settings"], part["results"]
+    minutes = sum(result.get("seconds", 0) for result in results if "steps" in result) / 60
+    told = [f"commit {part['versions']['commit']}"]
+    if minutes:
+        told += [f"{settings['clips']} training clips", f"{settings['held_out_clips']} held-out clips of each kind"]
+        told += [f"{len({result['seed'] for result in results})} seeds", f"{minutes:.0f} minutes in all"]
+    return f"Made by `examples/controlled_experiment.py` ({', '.join(told)})."
 
 
 def groups_of(results: Sequence[dict], key: str) -> dict[str, list[dict]]:
@@ -53,8 +68,9 @@ def groups_of(results: Sequence[dict], key: str) -> dict[str, list[dict]]:
 
 
 def spread(values: Sequence[float], scale: float = 100.0) -> str:
-    """Mean and standard deviation."""
-    return f"{scale * np.mean(values):.1f} ± {scale * np.std(values):.1f}"
+    """Mean and, of several values, the standard deviation of a sample."""
+    mean = f"{scale * np.mean(values):.1f}"
+    return f"{mean} ± {scale * np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -79,8 +95,10 @@ def comparison_table(results: Sequence[dict]) -> str:
         row += [f"{runs[0]['step_flops'] / 1e9:.0f}", f"{tokens:.0f}"]
         rows.append(row + [spread([of(run["scores"], kind) for run in runs]) for _, of in columns for kind in MIXED])
     majority = [f"{100 * results[0]['scores']['majority'][kind]['mean']:.1f}" for kind in MIXED]
-    rows.append(["chance, most frequent answer", "", "", "", "", *[""] * 6, *majority])
-    return f"With {MATCHED[results[0]['matched']]}:\n\n{table(titles, rows)}"
+    chance = [f"{100 / NUM_CANDIDATES:.1f}"] * len(MIXED) + [f"{100 / results[0]['held_out_clips']:.1f}"] * len(MIXED)
+    rows.append(["chance, most frequent answer", "", "", "", "", *chance, *majority])
+    told = "per cent, mean ± standard deviation over seeds; tokens: on default worlds, of ToMe those that are left"
+    return f"With {MATCHED[results[0]['matched']]} ({told}):\n\n{table(titles, rows)}"
 
 
 def cost_table(rows: Sequence[dict]) -> str:
@@ -157,17 +175,16 @@ def plot_tokens(rows: Sequence[dict], path: Path) -> None:
 
 
 def plot_scenes(results: Sequence[dict], path: Path) -> None:
-    """Zero-shot accuracy against the number of objects (all worlds), and retrieval against the length of the clip."""
+    """On default worlds: zero-shot accuracy against the number of objects, retrieval against the length of clips."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, runs in groups_of(results, "system").items():
-        counts = [_hits_by_objects(run["scores"]["difficulty"]) for run in runs]
-        numbers = sorted(set.intersection(*(set(one) for one in counts)))
-        hits = np.array([[100 * one[number][0] / one[number][1] for number in numbers] for one in counts])
-        _line(axes[0], numbers, hits, name)
+        counts = [run["scores"]["difficulty"]["default"]["by_objects"] for run in runs]
+        hits = np.array([[100 * right / asked for right, asked in one.values()] for one in counts])
+        _line(axes[0], [int(number) for number in counts[0]], hits, name)
         frames = [int(count) for count in runs[0]["scores"]["frames"]]
         values = [[100 * run["scores"]["frames"][str(count)]["r1"] for count in frames] for run in runs]
         _line(axes[1], frames, np.array(values), name)
-    axes[0].set(xlabel="objects in the world", ylabel="zero-shot accuracy, %")
+    axes[0].set(xlabel="objects in the world", ylabel="zero-shot accuracy on default worlds, %")
     axes[1].set_xscale("log", base=2)
     axes[1].set_xticks(frames, [str(count) for count in frames])
     axes[1].set(xlabel="frames of the clip", ylabel="R@1 on default worlds, %")
@@ -190,16 +207,6 @@ def plot_quality(results: Sequence[dict], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False, fontsize=7)
     _save(figure, path)
-
-
-def _hits_by_objects(by_difficulty: dict[str, dict]) -> dict[int, tuple[int, int]]:
-    """Right answers and questions by number of objects, over all worlds."""
-    hits = {}
-    for scores in by_difficulty.values():
-        for number, (right, asked) in scores["by_objects"].items():
-            before = hits.get(int(number), (0, 0))
-            hits[int(number)] = (before[0] + right, before[1] + asked)
-    return hits
 
 
 def _line(axis: Axes, places: Sequence[float], values: np.ndarray, name: str) -> None:

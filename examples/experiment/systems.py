@@ -1,10 +1,11 @@
-"""What is compared: towers with the same number of trained weights, and TrajViT2 with single decisions changed.
+"""What is compared: towers with about as many trained weights, and TrajViT2 with single decisions changed.
 
 In:   a name; what all share: sizes, the frozen segmenter, the trained text encoder
 Out:  `TrajViT2Model` with the tower of that name, its segmenter or patch encoder frozen
 To:   controlled_experiment.py, costs
 """
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -61,8 +62,10 @@ VARIATIONS = {
     "both": Variation(frozen=False, segmentation=True),
     "L = 2": Variation({"max_tokens_per_trajectory": 2}),
     "L = 4": Variation({"max_tokens_per_trajectory": 4}),
-    "hard assignment alone": Variation({"encoder_queries": "latents"}),
-    "soft assignment alone": Variation({"encoder_queries": "mean"}),
+    "queries from latents": Variation({"encoder_queries": "latents"}),
+    "queries from soft means": Variation({"encoder_queries": "mean"}),
+    "no path in tokens": Variation({"track_embedding": False}),
+    "no silhouette in tokens": Variation({"outline_embedding": False}),
 }
 
 
@@ -147,7 +150,7 @@ def _patch_system(name: str, shared: Shared, num_layers: int, seed: int) -> Traj
         num_frames=sizes.num_frames,
     )
     torch.manual_seed(seed)
-    encoder = shared.segmenter.segmenter.patch_encoder.requires_grad_(False)
+    encoder = copy.deepcopy(shared.segmenter.segmenter.patch_encoder).requires_grad_(False)
     return shared.start(build_rival(name, shared.config(), tower, encoder))
 
 

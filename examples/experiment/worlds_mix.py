@@ -14,11 +14,13 @@ from worlds import WorldConfig
 
 MIXED = ("easy", "default", "hard")
 TRAINING_SEED, HELD_OUT_SEED = 11, 1000011
+MAX_OBJECTS = 6  # more are never miscounted in false captions, and their true captions do not fit the text encoder
 
 
 def worlds_of(difficulty: str, num_clips: int, num_frames: int, size_px: int, *, seed: int) -> WorldClips:
-    """Worlds of one difficulty."""
-    config = WorldConfig.named(difficulty, num_frames=num_frames, height=size_px, width=size_px)
+    """Worlds of one difficulty, with at most `MAX_OBJECTS` objects."""
+    number = min(MAX_OBJECTS, WorldConfig.named(difficulty).max_objects)
+    config = WorldConfig.named(difficulty, num_frames=num_frames, max_objects=number, height=size_px, width=size_px)
     return WorldClips(seed, num_clips, config)
 
 
@@ -27,7 +29,7 @@ class MixedWorlds(Sequence):
 
     Args:
         num_clips: of all difficulties together.
-        num_frames: T.
+        num_frames: of each.
         size_px: height and width.
         seed: of the worlds.
     """

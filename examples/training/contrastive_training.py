@@ -37,13 +37,14 @@ class ContrastiveTraining(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses of a batch: "loss" is what is trained, the others are its parts.
 
-        With ``trajectory_ids`` nothing is segmented; ``patch_features`` lie on their grid.
+        ``patch_features`` (B, T, H, W, D) take the place of pixels; with ``trajectory_ids`` nothing is segmented.
         """
         inputs = {"pixel_values_videos": pixel_values_videos, "trajectory_labels": trajectory_labels}
         if trajectory_ids is not None:
             inputs["trajectory_ids"] = trajectory_ids
         if patch_features is not None:
-            inputs |= {"patch_features": patch_features, "patch_grid": tuple(trajectory_ids.shape[1:])}
+            grid = tuple(patch_features.shape[1:4])
+            inputs |= {"patch_features": patch_features.flatten(1, 3), "patch_grid": grid}
         text_idx = F.pad(idx, (0, len(input_ids) - len(idx)), value=-1)
         outputs = self.model(
             input_ids=input_ids,

@@ -1,7 +1,7 @@
-"""What a frozen segmenter says of every clip, computed once and then read at the speed of memory.
+"""What a frozen patch encoder says of every clip, computed once and then read at the speed of memory.
 
 In:   ClipCache, a TrajTok model whose segmenter is not trained
-Out:  patch_features (T*H*W, D) in half precision and trajectory_ids (T, H, W) of chosen frames
+Out:  patch_features (T, H, W, D) in half precision of chosen frames
 To:   caption_views
 """
 
@@ -20,12 +20,12 @@ from .pixels import normalise, pixels_of
 
 
 class FrozenFeatures:
-    """A memory-mapped array for the features and one for the ids of all clips.
+    """A memory-mapped array for the features of all clips.
 
     Args:
-        clips: the clips, whose cached frames are segmented together.
-        folder: where the arrays live, in a folder of the segmenter's own.
-        model: whose segmenter it is.
+        clips: the clips.
+        folder: where the array lives, in a folder of the segmenter's own.
+        model: whose segmenter encodes.
     """
 
     def __init__(self, clips: ClipCache, folder: Path, model: TrajTokModel):
@@ -35,23 +35,21 @@ class FrozenFeatures:
         self.clips, self.model = clips, model
         shape = (len(clips), clips.num_frames, side, side)
         self.features = clips.array(folder / "features.npy", (*shape, width), np.float16)
-        self.ids = clips.array(folder / "trajectory_ids.npy", shape, np.int16)
         self.done = clips.array(folder / "done.npy", (len(clips),), np.uint8)
 
     @torch.no_grad()
     def compute(self, batch_size: int = 16, show_progress: bool = True) -> None:
-        """Segment the clips that have not been yet; a run that was killed goes on where it stopped."""
+        """Encode the clips that have not been yet; a run that was killed goes on where it stopped."""
         model = self.model
         was_training = model.training
         model.eval()
         todo = np.flatnonzero(self.done == 0)
-        progress = tqdm(total=len(todo), desc="features of the frozen segmenter", disable=not show_progress)
+        progress = tqdm(total=len(todo), desc="features of frozen patches", disable=not show_progress)
         for first in range(0, len(todo), batch_size):
             batch = todo[first : first + batch_size]
             frames = np.stack([self.clips[self.clips.position_of(index)][0] for index in batch])
-            output = model(normalise(pixels_of(frames)).to(model.device))
-            self.features[batch] = output.patch_features.half().cpu().view(len(batch), *self.features.shape[1:])
-            self.ids[batch] = output.trajectory_ids.cpu().short()
+            features = model.segmenter.encode_frames(normalise(pixels_of(frames)).to(model.device))
+            self.features[batch] = features.half().cpu().view(len(batch), *self.features.shape[1:])
             self.done[batch] = 1
             progress.update(len(batch))
         progress.close()
@@ -59,8 +57,4 @@ class FrozenFeatures:
 
     def read(self, clip: int, frames: np.ndarray) -> dict[str, Tensor]:
         """The chosen frames of a clip."""
-        features = torch.from_numpy(self.features[clip][frames])
-        return {
-            "patch_features": features.flatten(0, 2),
-            "trajectory_ids": torch.from_numpy(self.ids[clip][frames].astype(np.int64)),
-        }
+        return {"patch_features": torch.from_numpy(self.features[clip][frames])}

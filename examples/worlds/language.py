@@ -200,20 +200,19 @@ def questions_of(record: dict, extra_types: Sequence[str] = ()) -> list[dict]:
             f"There are no questions of type {', '.join(sorted(unknown))}, expected {', '.join(_EXTRA_QUESTIONS)}."
         )
     objects = [WorldObject(**one) for one in record.get("objects", [])]
-    further = [question for kind in extra_types for question in _EXTRA_QUESTIONS[kind](objects)]
+    rng = np.random.default_rng([record.get("seed", 0), record.get("index", 0)])
+    further = [question for kind in extra_types for question in _EXTRA_QUESTIONS[kind](rng, objects)]
     return [*record.get("questions", []), *further]
 
 
-def _motion_questions(objects: Sequence[WorldObject]) -> list[dict]:
-    rng = np.random.default_rng([one.id for one in objects])
+def _motion_questions(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[dict]:
     return [
         _question("motion", f"What does the {one.name} do?", one.motion, _choices(rng, one.motion, OBJECT_MOTIONS))
         for one in objects
     ]
 
 
-def _place_questions(objects: Sequence[WorldObject]) -> list[dict]:
-    rng = np.random.default_rng([one.id for one in objects])
+def _place_questions(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[dict]:
     questions = []
     for one in (one for one in objects if one.centres):
         for frame, when in ((0, "at first"), (-1, "at last")):
@@ -226,8 +225,7 @@ def _place_questions(objects: Sequence[WorldObject]) -> list[dict]:
     return questions
 
 
-def _origin_questions(objects: Sequence[WorldObject]) -> list[dict]:
-    rng = np.random.default_rng([one.id for one in objects])
+def _origin_questions(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[dict]:
     return [
         _question(
             "origin",

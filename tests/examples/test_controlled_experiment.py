@@ -9,7 +9,7 @@ import pytest
 import torch
 from controlled_experiment import main
 from experiment import scores, systems
-from experiment.costs import training_flops
+from experiment.costs import flops_of, training_flops
 from experiment.report import comparison_table
 from experiment.scores import QUESTIONS, Seen, caption_scores, majority_scores, probe_scores, see
 from experiment.systems import (
@@ -23,9 +23,13 @@ from experiment.systems import (
     trajectory_tower,
 )
 from experiment.worlds_mix import MIXED, CachedRecords, MixedWorlds, worlds_of
-from rivals.blocks import PatchEmbedding, TowerConfig
+from rivals.blocks import Attention, PatchEmbedding, TowerConfig
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from training.clip_cache import ClipCache
+from training.contrastive_training import ContrastiveTraining
+from training.frozen_features import FrozenFeatures
+from training.pixels import normalise, pixels_of
 from worlds import WorldConfig, render_world
 
 from modeling_trajtok import TrajTokModel, TrajViT2Model
@@ -103,9 +107,13 @@ def test_variations_differ_in_what_trains_the_segmenter(segmenter, shared):
         output.contrastive_loss.backward()
         own = trajectory_tower(model).trajtok.segmenter.trajectory_head
         found[name] = any(one.grad is not None and one.grad.abs().sum() > 0 for one in own.parameters())
-        assert (trajectory_tower(model).trajtok.config.max_tokens_per_trajectory, name) in [
-            (2, "L = 2"), (4, "L = 4"), (1, name)
-        ]  # fmt: skip
+        config = trajectory_tower(model).trajtok.config
+        assert config.max_tokens_per_trajectory == {"L = 2": 2, "L = 4": 4}.get(name, 1)
+        assert config.encoder_queries == {
+            "queries from latents": "latents", "queries from soft means": "mean"
+        }.get(name, "latents_and_mean")  # fmt: skip
+        assert config.track_embedding == (name != "no path in tokens")
+        assert config.outline_embedding == (name != "no silhouette in tokens")
     assert {name for name, reached in found.items() if reached} == {"task's gradient", "both"}
 
 
@@ -115,7 +123,8 @@ def test_variations_differ_in_what_trains_the_segmenter(segmenter, shared):
 def test_clips_are_of_all_difficulties_in_turn(tmp_path):
     clips = MixedWorlds(7, 3, 48, seed=4)
     for index in (0, 4, 5):
-        config = WorldConfig.named(MIXED[index % 3], num_frames=3, height=48, width=48)
+        few = {"max_objects": 6} if index == 5 else {}
+        config = WorldConfig.named(MIXED[index % 3], num_frames=3, height=48, width=48, **few)
         np.testing.assert_array_equal(clips[index].frames_uint8, render_world(4, index, config).frames_uint8)
     cache = ClipCache(clips, tmp_path / "clips", num_frames=3, size_px=48)
     records = CachedRecords(cache, 5)
@@ -197,20 +206,50 @@ def test_seeing_in_batches_is_seeing_alone(segmenter, shared):
 # --- costs -----------------------------------------------------------------------------------------------------------
 
 
-def test_flops_of_a_step_are_those_of_forward_and_backward():
-    class Losses(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.frozen, self.trained = nn.Linear(6, 10, bias=False), nn.Linear(10, 4, bias=False)
-            self.frozen.requires_grad_(False)
+def test_a_clip_costs_what_its_own_tokens_cost(shared):
+    clips = torch.randn(3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    clips[1, 1] = clips[1, 0]  # static: half of the tokens
+    batch = {
+        "input_ids": torch.full((3, 4), 6),
+        "attention_mask": torch.ones(3, 4, dtype=torch.long),
+        "idx": torch.arange(3),
+        "object_ids": torch.zeros(3, 2, 32, 32, dtype=torch.long),
+        "pixel_values_videos": clips,
+    }
+    spent = {}
+    for name in ("vit3d", "rlt"):
+        module = ContrastiveTraining(build_system(name, shared), 0.0)
+        with FlopCounterMode(display=False) as counter:
+            module(**batch)["loss"].backward()
+        module.zero_grad()
+        spent[name] = (training_flops(module, [batch, batch]), counter.get_total_flops())
+        assert all(parameter.grad is None for parameter in module.parameters())
+    assert spent["vit3d"][0] == spent["vit3d"][1]  # nothing to pad
+    assert 0.6 < spent["rlt"][0] / spent["rlt"][1] < 0.95
 
-        def forward(self, values):
-            return {"loss": self.trained(self.frozen(values)).sum()}
 
-    module = Losses()
-    flops = training_flops(module, [{"values": torch.randn(3, 6)}, {"values": torch.randn(5, 6)}])
-    assert flops == (3 + 5) / 2 * 2 * (6 * 10 + 2 * 10 * 4)  # the frozen one forward, the trained one twice
-    assert module.trained.weight.grad is None
+def test_attention_is_counted():
+    attention = Attention(8, 2)
+    tokens = torch.randn(1, 10, 8)
+    linear = 2 * 10 * 8 * (3 * 8 + 8)
+    for bias in (None, torch.zeros(1, 10)):
+        assert flops_of(lambda bias=bias: attention(tokens, bias)) == linear + 2 * 2 * 10 * 10 * 8
+
+
+def test_cached_features_train_what_pixels_train(shared, tmp_path):
+    cache = ClipCache(MixedWorlds(3, 2, 32, seed=1), tmp_path / "clips", num_frames=2, size_px=32)
+    features = FrozenFeatures(cache, cache.folder, shared.segmenter)
+    features.compute(show_progress=False)
+    model = build_system("trajvit2", shared).eval()  # its texts have dropout
+    pixels = torch.stack([normalise(pixels_of(cache[index][0])) for index in range(3)])
+    cached = torch.stack([features.read(index, np.arange(2))["patch_features"] for index in range(3)])
+    texts = {"input_ids": torch.full((3, 4), 6), "attention_mask": torch.ones(3, 4, dtype=torch.long)}
+    known = {**texts, "idx": torch.arange(3), "object_ids": torch.zeros(3, 2, 32, 32, dtype=torch.long)}
+    training = ContrastiveTraining(model, 0.0)
+    expected = training(**known, pixel_values_videos=pixels)["loss"]
+    exact = model.video_model.trajtok(pixels).patch_features.view(cached.shape)
+    torch.testing.assert_close(training(**known, patch_features=exact)["loss"], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cached.float(), exact, atol=2e-3, rtol=2e-3)  # kept in half precision
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -222,7 +261,7 @@ def test_what_is_done_is_not_done_again(segmenter, shared, tmp_path, monkeypatch
     monkeypatch.setattr(controlled_experiment, "LONGER", (3,))
     few = {name: VARIATIONS[name] for name in ("frozen segmenter", "both")}
     monkeypatch.setattr(controlled_experiment, "VARIATIONS", few)
-    chosen = ["--systems", "trajvit2", "given-trajectories", "vit3d", "--seeds", "1", "--budget-tflop", "0.005"]
+    chosen = ["--systems", "trajvit2", "given-trajectories", "vit3d", "--seeds", "1", "--budget-tflop", "0.0015"]
     chosen += ["--ablation-steps", "2", "--frames", "2", "--cost-clips", "1", "--clips", "9", "--held-out-clips", "3"]
     chosen += ["--batch-size", "4", "--trajtok", str(tmp_path / "trajtok"), "--texts", str(tmp_path / "trajvit2")]
     chosen += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
@@ -230,20 +269,22 @@ def test_what_is_done_is_not_done_again(segmenter, shared, tmp_path, monkeypatch
     assert main([*chosen, "--parts", "costs", "--systems", "trajvit2"]) == 0
     shown = capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "controlled.json").read_text())
-    assert set(record) == {"costs", "flops", "samples", "ablations", "made"} and set(record["made"]) < set(record)
-    [cost] = record["costs"]
+    assert set(record) == {"costs", "flops", "samples", "ablations"}
+    assert record["flops"]["settings"]["clips"] == "9" and len(record["flops"]["checkpoints"]) == 2
+    results = {part: values["results"] for part, values in record.items()}
+    [cost] = results["costs"]
     assert (cost["system"], cost["frames"]) == ("trajvit2", 2) and 0 < cost["gflop"] < 1 and 0 < cost["tokens"] <= 12
-    assert [one["system"] for one in record["flops"]] == ["trajvit2", "given-trajectories", "vit3d"]
-    for one in record["flops"]:
-        assert abs(one["steps"] * one["step_flops"] - 5e9) <= one["step_flops"] / 2 and one["steps"] > 1
+    assert [one["system"] for one in results["flops"]] == ["trajvit2", "given-trajectories", "vit3d"]
+    for one in results["flops"]:
+        assert abs(one["steps"] * one["step_flops"] - 1.5e9) <= one["step_flops"] / 2 and one["steps"] > 1
         assert [line["step"] for line in one["curve"]][-1] == one["steps"] and len(one["curve"]) > 1
         steps = [line["step"] for line in one["curve"]]
         assert all(before < after for before, after in pairwise(steps))
         assert set(one["scores"]["frames"]) == {"2", "3"} and set(one["scores"]["difficulty"]) == set(MIXED)
-    fewest = min(one["steps"] for one in record["flops"])
-    assert {one["steps"] for one in record["samples"]} == {fewest}
-    assert [one["variation"] for one in record["ablations"]] == [*few]
-    quality = {one["variation"]: one["segmentation"]["fg_ari"] for one in record["ablations"]}
+    fewest = min(one["steps"] for one in results["flops"])
+    assert {one["steps"] for one in results["samples"]} == {fewest}
+    assert [one["variation"] for one in results["ablations"]] == [*few]
+    quality = {one["variation"]: one["segmentation"]["fg_ari"] for one in results["ablations"]}
     assert quality["frozen segmenter"] != quality["both"]
     for table in ("comparison", "costs", "ablations"):
         assert (tmp_path / "out" / f"{table}.md").read_text() in shown
@@ -253,11 +294,14 @@ def test_what_is_done_is_not_done_again(segmenter, shared, tmp_path, monkeypatch
     for forbidden in ("run_training", "training_flops"):
         monkeypatch.setattr(controlled_experiment, forbidden, lambda *args, **kwargs: pytest.fail("done again"))
     monkeypatch.setattr(controlled_experiment.subprocess, "run", lambda *args, **kwargs: pytest.fail("done again"))
-    monkeypatch.setattr(controlled_experiment, "versions", dict)
+    monkeypatch.setattr(controlled_experiment, "versions", lambda: {"commit": "another"})
     assert main([*chosen, "--parts", "flops", "samples", "ablations"]) == 0
     assert main([*chosen, "--parts", "costs", "--systems", "trajvit2"]) == 0
     again = json.loads((tmp_path / "out" / "controlled.json").read_text())
-    assert all(again[part] == record[part] for part in ("costs", "flops", "samples", "ablations"))
+    assert all(again[part]["results"] == results[part] for part in results)
+    with pytest.raises(pytest.fail.Exception, match="done again"):
+        main([*chosen, "--parts", "flops", "--budget-tflop", "0.003"])
+    assert json.loads((tmp_path / "out" / "controlled.json").read_text())["samples"]["results"] == results["samples"]
 
 
 def test_tables_show_means_and_deviations():
@@ -266,13 +310,16 @@ def test_tables_show_means_and_deviations():
         read = {name: {"mean": probes} for name in MIXED}
         return {
             "system": "rlt", "matched": "flops", "parameters": 1_234_000, "steps": 10, "step_flops": 3e9,
+            "held_out_clips": 50,
             "scores": {"difficulty": worlds, "probes": read, "majority": {name: {"mean": 0.25} for name in MIXED}},
         }  # fmt: skip
 
     lines = comparison_table([run(0.1, 0.3), run(0.3, 0.4)]).splitlines()
     cells = [cell.strip() for cell in lines[-2].split("|")[1:-1]]
-    assert cells[:6] == ["rlt", "1.23 M", "10", "3", "7", "20.0 ± 10.0"]
-    assert cells[8] == "50.0 ± 0.0" and cells[-1] == "35.0 ± 5.0" and "25.0" in lines[-1]
+    assert cells[:6] == ["rlt", "1.23 M", "10", "3", "7", "20.0 ± 14.1"]
+    assert cells[8] == "50.0 ± 0.0" and cells[-1] == "35.0 ± 7.1"
+    chance = [cell.strip() for cell in lines[-1].split("|")[6:-1]]
+    assert chance == ["4.2"] * 3 + ["2.0"] * 3 + ["25.0"] * 3
 
 
 def test_a_missing_checkpoint_is_one_line(tmp_path, capsys):
