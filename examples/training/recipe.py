@@ -164,7 +164,8 @@ class TrajVLMRecipe(LoopRecipe):
         caption_share: of the conversations that ask questions, how many begin with a description.
         list_share: of the conversations that ask questions, how many name every object of the world, in any order.
         left_out_types: types of questions that are not asked.
-        extra_types: types of questions beyond those of the worlds: "motion", "place", "origin".
+        extra_types: types of questions beyond those of the worlds: "motion", "place", "origin",
+            "likeness".
         length_groups: batches among which views are sorted by length, so that a batch is padded less; 0 = none.
         vocabulary_size: most WordPieces that are learnt where there is no tokenizer.
         max_text_length: tokens per prompt at most.

@@ -24,6 +24,18 @@ _BACKGROUND_PHRASES = {
     "photograph": "a photograph",
 }
 _ORIGINS = {"moves left": "the right", "moves right": "the left", "moves up": "below", "moves down": "above"}
+_LIKENESSES = {
+    "red": "a tomato",
+    "orange": "a carrot",
+    "yellow": "a lemon",
+    "green": "grass",
+    "cyan": "a lagoon",
+    "blue": "the sky",
+    "purple": "a plum",
+    "pink": "a flamingo",
+    "white": "snow",
+    "black": "coal",
+}
 _QUARTERS = ("top left", "top right", "bottom left", "bottom right")
 _CLEARLY_OFF_CENTRE = 0.06  # of the picture's side: nearer to a midline, nobody is asked on which side of it
 _SECOND_PHRASES = {
@@ -189,7 +201,7 @@ def questions_of(record: dict, extra_types: Sequence[str] = ()) -> list[dict]:
         record: of a world, or of any clip.
         extra_types: "motion" asks what each object does, in the words of captions; "place" in which quarter of the
             picture each is in the first and in the last frame, where that is clear; "origin" from which side those
-            that move come.
+            that move come; "likeness" what else has their colour, in words that captions do not use.
 
     Raises:
         ValueError: for another type.
@@ -238,7 +250,26 @@ def _origin_questions(rng: np.random.Generator, objects: Sequence[WorldObject]) 
     ]
 
 
-_EXTRA_QUESTIONS = {"motion": _motion_questions, "place": _place_questions, "origin": _origin_questions}
+def _likeness_questions(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[dict]:
+    shapes = [one.shape for one in objects]
+    return [
+        _question(
+            "likeness",
+            f"What has the colour of the {one.shape}?",
+            _LIKENESSES[one.colour],
+            _choices(rng, _LIKENESSES[one.colour], _LIKENESSES.values()),
+        )
+        for one in objects
+        if shapes.count(one.shape) == 1
+    ]
+
+
+_EXTRA_QUESTIONS = {
+    "motion": _motion_questions,
+    "place": _place_questions,
+    "origin": _origin_questions,
+    "likeness": _likeness_questions,
+}
 
 
 def _question(kind: str, question: str, answer: str, choices: list[str]) -> dict:

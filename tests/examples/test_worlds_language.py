@@ -147,7 +147,7 @@ def test_false_names_are_wrong_in_one_thing(worlds):
 
 
 def test_motions_are_asked_only_on_request(worlds):
-    asked = 0
+    asked, places = 0, {}
     for world in worlds:
         record = json.loads(json.dumps(world.to_record()))
         assert questions_of(record) == record["questions"]
@@ -156,10 +156,12 @@ def test_motions_are_asked_only_on_request(worlds):
             assert question["type"] == "motion" and question["question"] == f"What does the {one.name} do?"
             assert question["answer"] == one.motion
             assert len(set(question["choices"])) == 4 and set(question["choices"]) <= set(OBJECT_MOTIONS)
+            places.setdefault(len(world.objects), []).append(question["choices"].index(question["answer"]))
             asked += 1
     assert asked > 100
+    assert all(set(own) == {0, 1, 2, 3} for own in places.values() if len(own) > 20)  # nobody can guess the place
     assert questions_of({"messages": []}, ["motion"]) == []
-    with pytest.raises(ValueError, match="no questions of type size, expected motion, place, origin"):
+    with pytest.raises(ValueError, match="no questions of type size, expected motion, place, origin, likeness"):
         questions_of({}, ["size"])
 
 
@@ -173,6 +175,19 @@ def test_where_objects_come_from_is_opposite_to_where_they_move(worlds):
         assert all(set(one["choices"]) == set(opposite.values()) for one in origins)
         asked += len(origins)
     assert asked > 30
+
+
+def test_likenesses_are_asked_like_colours(worlds):
+    things = {}
+    for world in worlds:
+        colours = [one for one in world.questions if one["type"] == "colour"]
+        asked = questions_of(json.loads(json.dumps(world.to_record())), ["likeness"])[len(world.questions) :]
+        for known, new in zip(colours, asked, strict=True):
+            assert new["question"].rpartition(" ")[2] == known["question"].rpartition(" ")[2]
+            assert new["answer"] in new["choices"] and len(set(new["choices"])) == 4
+            things.setdefault(known["answer"], set()).add(new["answer"])
+    assert len(things) == 10 and all(len(own) == 1 for own in things.values())
+    assert len(set.union(*things.values())) == 10
 
 
 def test_places_are_those_of_the_masks(worlds):
