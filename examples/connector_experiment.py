@@ -29,7 +29,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
-from evaluation.provenance import checkpoint_record, versions, weights_hash
+from evaluation.provenance import checkpoint_record, settings_record, versions, weights_hash
 from evaluation.question_evaluation import MAX_ANSWER_TOKENS, AnswerScores
 from evaluation.video_prompts import EncodedVideo, generate_answers, video_prompts
 from torch import Tensor, nn
@@ -178,7 +178,8 @@ def build(kind: str, model: TrajVLMForConditionalGeneration, segmenter: TrajTokS
 
 def run(kind: str, frames: int, seed: int, settings: argparse.Namespace, caches: Sequence[PatchCache]) -> dict:
     """Train and judge one connector, unless that has been done."""
-    facts = [*settings.checkpoints, settings.steps, settings.clips, settings.held_out_clips, settings.size_px]
+    weights = [checkpoint["sha256"] for checkpoint in settings.checkpoints]
+    facts = [*weights, settings.steps, settings.clips, settings.held_out_clips, settings.size_px]
     key = hashlib.sha256(json.dumps([*facts, settings.mixed_precision]).encode()).hexdigest()[:12]
     out = settings.runs / key / f"{kind.replace(' ', '-')}-{frames}-frames-seed-{seed}"
     finished = out / "result.json"
@@ -245,7 +246,7 @@ def fill_caches(frames: int, settings: argparse.Namespace) -> list[PatchCache]:
 
 def experiment(settings: argparse.Namespace) -> list[dict]:
     """Run what has not been run, and write record, table and plot."""
-    record = {"settings": {name: str(value) for name, value in vars(settings).items()}}
+    record = {"settings": settings_record(settings)}
     settings.checkpoints = [checkpoint_record(settings.model), checkpoint_record(settings.trajtok)]
     settings.segmenter = TrajTokSegmenterModel.from_pretrained(settings.trajtok, dtype=torch.float32)
     results = []

@@ -38,7 +38,7 @@ from typing import Any
 
 import torch
 from evaluation import summarise
-from evaluation.provenance import checkpoint_record, versions
+from evaluation.provenance import checkpoint_record, settings_record, versions
 from evaluation.segmenter_evaluation import evaluate_segmenter
 from experiment.costs import inference_costs, training_flops
 from experiment.report import write_report
@@ -301,7 +301,7 @@ class Experiment:
         }
         for part in self.settings.parts:
             record[part] = {
-                "settings": {name: str(value) for name, value in vars(self.settings).items()},
+                "settings": settings_record(self.settings),
                 "sizes": vars(self.sizes),
                 "checkpoints": self.checkpoints,
                 "versions": versions(),

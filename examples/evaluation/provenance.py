@@ -8,6 +8,7 @@ To:   demo.py, and any script that writes results
 import hashlib
 import platform
 import subprocess
+from argparse import Namespace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -34,13 +35,24 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def checkpoint_record(name: str) -> dict:
-    """Name of a checkpoint (a folder, or a name on the Hub) and the hashes of its weights and its configuration.
+    """Name of a checkpoint (of a folder its last part, or a name on the Hub), hashes of its weights and configuration.
 
     Raises:
         OSError: the checkpoint has no such file.
     """
     files = ("model.safetensors", "config.json")
-    return {"name": name, "sha256": {file: sha256_of(cached_file(name, file)) for file in files}}
+    return {"name": short_name(name), "sha256": {file: sha256_of(cached_file(name, file)) for file in files}}
+
+
+def short_name(name: str | PathLike) -> str:
+    """The last part of a folder's name, other names as they are: records do not tell where things lie on a machine."""
+    return Path(name).resolve().name if Path(name).is_dir() else str(name)
+
+
+def settings_record(settings: Namespace) -> dict:
+    """Settings of a command line as plain values, without the folders that it works in."""
+    values = {name: value for name, value in vars(settings).items() if not isinstance(value, Path)}
+    return {name: short_name(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def versions() -> dict[str, str]:

@@ -34,6 +34,7 @@ def test_table_plot_and_record(base, tmp_path, capsys, monkeypatch):
     assert main([*base, *sizes]) == 0
     table = capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "connectors.json").read_text())
+    assert record["settings"]["model"] == "trajvlm" and str(tmp_path) not in json.dumps(record)
     found = [(one["connector"], one["frames"], one["seed"], one["visual_tokens"]) for one in record["results"]]
     tokens = {"trajectories": 6, "pooling": 32, "pooling x4": 128}
     assert found == [(kind, t, seed, n) for t in (2, 4) for seed in (0, 1) for kind, n in tokens.items()]

@@ -270,7 +270,8 @@ def test_what_is_done_is_not_done_again(segmenter, shared, tmp_path, monkeypatch
     shown = capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "controlled.json").read_text())
     assert set(record) == {"costs", "flops", "samples", "ablations"}
-    assert record["flops"]["settings"]["clips"] == "9" and len(record["flops"]["checkpoints"]) == 2
+    assert record["flops"]["settings"]["clips"] == 9 and len(record["flops"]["checkpoints"]) == 2
+    assert record["flops"]["settings"]["trajtok"] == "trajtok" and str(tmp_path) not in json.dumps(record)
     results = {part: values["results"] for part, values in record.items()}
     [cost] = results["costs"]
     assert (cost["system"], cost["frames"]) == ("trajvit2", 2) and 0 < cost["gflop"] < 1 and 0 < cost["tokens"] <= 12

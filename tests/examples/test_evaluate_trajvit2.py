@@ -421,7 +421,7 @@ def test_the_record_of_a_retrieval(msrvtt, checkpoint, annotations, videos, caps
     }
     assert record["failures"] == []
     assert record["checkpoint"] == {
-        "name": str(checkpoint),
+        "name": checkpoint.name,
         "sha256": {name: sha256_of(checkpoint / name) for name in ("model.safetensors", "config.json")},
     }
     assert record["config_sha256"] == sha256_of(checkpoint / "config.json")
