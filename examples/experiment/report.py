@@ -159,18 +159,19 @@ def plot_curves(results: Sequence[dict], path: Path) -> None:
 def plot_tokens(rows: Sequence[dict], path: Path) -> None:
     """Tokens, FLOPs and peak memory of one clip against its frames."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    lengths = sorted({row["frames"] for row in rows})
     kinds = {"tokens": "tokens", "gflop": "GFLOP", "peak_mb": "peak memory above the weights, MB"}
     for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
         for name, own in groups_of(rows, "system").items():
             own = sorted(own, key=lambda row: row["frames"])
-            frames = [row["frames"] for row in own]
-            axis.plot(frames, [row[kind] for row in own], marker="o", color=COLOURS[name], label=name)
+            values = [row[kind] for row in own]
+            axis.plot([row["frames"] for row in own], values, marker="o", color=COLOURS[name], label=name)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        axis.set_xticks(frames, [str(count) for count in frames])
+        axis.set_xticks(lengths, [str(count) for count in lengths])
         axis.set(xlabel="frames of the clip", ylabel=title)
         axis.grid(alpha=0.3)
-    axes[0].legend(frameon=False)
+    axes[1].legend(frameon=False)
     _save(figure, path)
 
 
