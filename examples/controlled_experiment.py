@@ -186,12 +186,14 @@ class Experiment:
         frames = self.sizes.num_frames
         seen = {name: see(model, self.held_out(name, frames)) for name in MIXED}
         training = see(model, CachedRecords(self.training_clips(), NUM_PROBE_CLIPS))
-        by_frames = {}
-        for longer in (frames, *LONGER):
-            clips = seen["default"] if longer == frames else see(model, self.held_out("default", longer))
-            by_frames[str(longer)] = caption_scores(model, self.tokenizer, clips)
+        difficulty = {name: caption_scores(model, self.tokenizer, own) for name, own in seen.items()}
+        by_frames = {str(frames): difficulty["default"]}
+        for longer in LONGER:
+            by_frames[str(longer)] = caption_scores(
+                model, self.tokenizer, see(model, self.held_out("default", longer))
+            )
         return {
-            "difficulty": {name: caption_scores(model, self.tokenizer, own) for name, own in seen.items()},
+            "difficulty": difficulty,
             "probes": {name: probe_scores(training, own) for name, own in seen.items()},
             "majority": {name: majority_scores(training.records, own.records) for name, own in seen.items()},
             "frames": by_frames,

@@ -5,7 +5,7 @@ Out: captions (sentences) and questions with multiple-choice answers.
 Every statement follows from ground truth; a question is only asked when exactly one of its choices is right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -213,62 +213,47 @@ def questions_of(record: dict, extra_types: Sequence[str] = ()) -> list[dict]:
         )
     objects = [WorldObject(**one) for one in record.get("objects", [])]
     rng = np.random.default_rng([record.get("seed", 0), record.get("index", 0)])
-    further = [question for kind in extra_types for question in _EXTRA_QUESTIONS[kind](rng, objects)]
-    return [*record.get("questions", []), *further]
+    questions = list(record.get("questions", []))
+    for kind in extra_types:
+        pairs_of, answers = _EXTRA_QUESTIONS[kind]
+        questions += [_question(kind, asked, one, _choices(rng, one, answers)) for asked, one in pairs_of(objects)]
+    return questions
 
 
-def _motion_questions(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[dict]:
-    return [
-        _question("motion", f"What does the {one.name} do?", one.motion, _choices(rng, one.motion, OBJECT_MOTIONS))
-        for one in objects
-    ]
+def _motion_questions(objects: Sequence[WorldObject]) -> Iterator[tuple[str, str]]:
+    for one in objects:
+        yield f"What does the {one.name} do?", one.motion
 
 
-def _place_questions(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[dict]:
-    questions = []
+def _place_questions(objects: Sequence[WorldObject]) -> Iterator[tuple[str, str]]:
     for one in (one for one in objects if one.centres):
         for frame, when in ((0, "at first"), (-1, "at last")):
             x, y = one.centres[frame]
             if one.visible_fraction[frame] < 0.5 or min(abs(x - 0.5), abs(y - 0.5)) < _CLEARLY_OFF_CENTRE:
                 continue
             answer = f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
-            asked = f"Where is the {one.name} {when}?"
-            questions.append(_question("place", asked, answer, _choices(rng, answer, _QUARTERS)))
-    return questions
+            yield f"Where is the {one.name} {when}?", answer
 
 
-def _origin_questions(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[dict]:
-    return [
-        _question(
-            "origin",
-            f"From which side does the {one.name} come?",
-            _ORIGINS[one.motion],
-            _choices(rng, _ORIGINS[one.motion], _ORIGINS.values()),
-        )
-        for one in objects
-        if one.motion in _ORIGINS
-    ]
+def _origin_questions(objects: Sequence[WorldObject]) -> Iterator[tuple[str, str]]:
+    for one in objects:
+        if one.motion in _ORIGINS:
+            yield f"From which side does the {one.name} come?", _ORIGINS[one.motion]
 
 
-def _likeness_questions(rng: np.random.Generator, objects: Sequence[WorldObject]) -> list[dict]:
+def _likeness_questions(objects: Sequence[WorldObject]) -> Iterator[tuple[str, str]]:
     shapes = [one.shape for one in objects]
-    return [
-        _question(
-            "likeness",
-            f"What has the colour of the {one.shape}?",
-            _LIKENESSES[one.colour],
-            _choices(rng, _LIKENESSES[one.colour], _LIKENESSES.values()),
-        )
-        for one in objects
-        if shapes.count(one.shape) == 1
-    ]
+    for one in objects:
+        if shapes.count(one.shape) == 1:
+            yield f"What has the colour of the {one.shape}?", _LIKENESSES[one.colour]
 
 
+# Of each further type: its questions and their answers, and all answers there are.
 _EXTRA_QUESTIONS = {
-    "motion": _motion_questions,
-    "place": _place_questions,
-    "origin": _origin_questions,
-    "likeness": _likeness_questions,
+    "motion": (_motion_questions, OBJECT_MOTIONS),
+    "place": (_place_questions, _QUARTERS),
+    "origin": (_origin_questions, tuple(_ORIGINS.values())),
+    "likeness": (_likeness_questions, tuple(_LIKENESSES.values())),
 }
 
 
