@@ -10,7 +10,7 @@ patches became how many tokens; labels with a bar each, by TrajViT2; a conversat
 
 In:   checkpoints (folders or names on the Hub); videos of any length and size
 Out:  a page. Videos go through temporary files, which are deleted after a day
-Needs: `pip install trajtok[app]`. Takes seconds per clip. Without TrajViT2 or TrajVLM the page says which is missing
+Needs: `pip install -e ".[app]"`. Takes seconds per clip. Without TrajViT2 or TrajVLM the page says which is missing
 and where it was looked for; the rest works.
 
 As a Hugging Face Space: this repository, `README.md` opening with the lines `---`, `sdk: gradio`,

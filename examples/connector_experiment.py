@@ -14,7 +14,7 @@ over seeds), and in `--out` the table, a plot and a JSON record. A run that was 
     python examples/connector_experiment.py                                       # hours on two CPU cores
     python examples/connector_experiment.py --frames 8 --seeds 1 --steps 20       # a glimpse
 
-Needs: ``pip install trajtok[train,viz]``, `checkpoints/trajvlm-tiny`.
+Needs: ``pip install -e ".[train,viz]"``, `checkpoints/trajvlm-tiny`.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from evaluation.provenance import checkpoint_record, settings_record, versions, weights_hash
 from evaluation.question_evaluation import MAX_ANSWER_TOKENS, AnswerScores
+from evaluation.tables import markdown_table, sample_deviation, spread
 from evaluation.video_prompts import EncodedVideo, generate_answers, video_prompts
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -154,7 +155,8 @@ def evaluate(model: ConnectedModel, cache: PatchCache, processor: TrajVLMProcess
     scores, language = AnswerScores(), model.answering.model
     for clip in tqdm(range(len(cache)), desc="held-out clips", leave=False):
         questions = cache.questions(clip)
-        [tokens] = model.tokens(**{name: value.unsqueeze(0) for name, value in cache.read(clip).items()})
+        patches = {name: value.unsqueeze(0).to(language.device) for name, value in cache.read(clip).items()}
+        [tokens] = model.tokens(**patches)
         video = EncodedVideo((processor.video_token_id,) * len(tokens), tokens)
         prompts = video_prompts(processor, video, [question["question"] for question in questions])
         scores.add(questions, generate_answers(language, processor, prompts, MAX_ANSWER_TOKENS))
@@ -263,22 +265,22 @@ def experiment(settings: argparse.Namespace) -> list[dict]:
 
 
 def table_of(results: Sequence[dict]) -> str:
-    """Mean and standard deviation over seeds of exact match, over all types and of each, in per cent."""
+    """Exact match in per cent over all types and of each: mean and, of several seeds, their standard deviation."""
     kinds = [name for name in results[0]["scores"] if name.startswith("exact_match/")]
-    titles = ["all", *(name.partition("/")[2] for name in kinds)]
-    lines = [f"| connector | tokens | frames | {' | '.join(titles)} |", f"|---|---:|---:|{'---:|' * len(titles)}"]
-    groups = {}
-    for result in results:
-        groups.setdefault((result["connector"], result["visual_tokens"], result["frames"]), []).append(
-            result["scores"]
-        )
-    for (connector, tokens, frames), scores in sorted(groups.items(), key=lambda group: (group[0][2], group[0][0])):
-        values = 100 * np.array([[one[name] for name in ("exact_match", *kinds)] for one in scores])
-        cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(values.mean(axis=0), values.std(axis=0), strict=True)]
-        lines.append(f"| {connector} | {tokens} | {frames} | {' | '.join(cells)} |")
-    majority = [100 * results[0]["scores"][f"majority/{title}"] for title in titles[1:]]
-    lines.append(f"| most frequent answer | | | | {' | '.join(f'{share:.1f}' for share in majority)} |")
-    return "\n".join(lines)
+    titles = ["connector", "weights", "tokens", "frames", "all", *(name.partition("/")[2] for name in kinds)]
+    rows = []
+    for frames in sorted({result["frames"] for result in results}):
+        of_length = [result for result in results if result["frames"] == frames]
+        for connector in CONNECTORS:
+            runs = [result for result in of_length if result["connector"] == connector]
+            if runs:
+                weights, tokens = f"{runs[0]['connector_parameters'] / 1e6:.2f} M", str(runs[0]["visual_tokens"])
+                shares = [spread([run["scores"][name] for run in runs]) for name in ("exact_match", *kinds)]
+                rows.append([connector, weights, tokens, str(frames), *shares])
+        majority = [of_length[0]["scores"][name.replace("exact_match", "majority")] for name in kinds]
+        shares = [spread([share]) for share in (np.mean(majority), *majority)]
+        rows.append(["most frequent answer", "", "", str(frames), *shares])
+    return markdown_table(titles, rows)
 
 
 def plot(results: Sequence[dict], path: Path) -> None:
@@ -295,7 +297,7 @@ def plot(results: Sequence[dict], path: Path) -> None:
             for count in frames
         ]
         tokens = next(result["visual_tokens"] for result in results if result["connector"] == kind)
-        means, deviations = [np.mean(seeds) for seeds in values], [np.std(seeds) for seeds in values]
+        means, deviations = ([of(seeds) for seeds in values] for of in (np.mean, sample_deviation))
         axis.errorbar(frames, means, deviations, marker="o", capsize=3, label=f"{kind}, {tokens} tokens", color=colour)
     axis.set_xscale("log", base=2)
     axis.set_xticks(frames, [str(count) for count in frames])

@@ -21,7 +21,7 @@ after every run. An experiment that was stopped goes on where it was.
     python examples/controlled_experiment.py --parts flops --systems trajvit2 vit3d --seeds 1 --budget-tflop 1 \
         --clips 600 --out runs/glimpse                                                     # a glimpse
 
-Needs: ``pip install trajtok[train,viz]``; the shipped checkpoints.
+Needs: ``pip install -e ".[train,viz]"``; the shipped checkpoints.
 """
 
 import argparse
@@ -173,12 +173,13 @@ class Experiment:
         return build_system(name, self.shared, seed)
 
     def quick_scores(self, model: TrajViT2Model) -> dict[str, float]:
-        """Zero-shot and retrieval by difficulty."""
+        """Zero-shot, pairs and retrieval by difficulty."""
         scores = {}
         for difficulty in MIXED:
             seen = see(model, self.held_out(difficulty, self.sizes.num_frames))
             found = caption_scores(model, self.tokenizer, seen)
-            scores |= {f"{name}/{difficulty}": found[name] for name in ("zero_shot", "motion", "r1")}
+            found |= {"pairs": found["pairs"]["mean"]}
+            scores |= {f"{name}/{difficulty}": found[name] for name in ("zero_shot", "pairs", "motion", "r1")}
         return scores
 
     def all_scores(self, model: TrajViT2Model) -> dict:
@@ -187,16 +188,17 @@ class Experiment:
         seen = {name: see(model, self.held_out(name, frames)) for name in MIXED}
         training = see(model, CachedRecords(self.training_clips(), NUM_PROBE_CLIPS))
         difficulty = {name: caption_scores(model, self.tokenizer, own) for name, own in seen.items()}
-        by_frames = {str(frames): difficulty["default"]}
-        for longer in LONGER:
-            by_frames[str(longer)] = caption_scores(
-                model, self.tokenizer, see(model, self.held_out("default", longer))
-            )
+        longer = {count: see(model, self.held_out("default", count)) for count in LONGER}
+        by_frames = {frames: difficulty["default"]}
+        by_frames |= {count: caption_scores(model, self.tokenizer, own) for count, own in longer.items()}
         return {
             "difficulty": difficulty,
             "probes": {name: probe_scores(training, own) for name, own in seen.items()},
             "majority": {name: majority_scores(training.records, own.records) for name, own in seen.items()},
-            "frames": by_frames,
+            "frames": {
+                str(count): {name: found[name] for name in ("zero_shot", "pairs", "r1", "tokens")}
+                for count, found in by_frames.items()
+            },
         }
 
     def train(
@@ -267,7 +269,8 @@ class Experiment:
     def vary(self) -> Iterator[dict]:
         """TrajViT2 with single decisions changed, as many steps each."""
         for seed in range(self.settings.seeds):
-            for name, variation in VARIATIONS.items():
+            for name in self.settings.variations:
+                variation = VARIATIONS[name]
                 recipe = self.recipe(seed, self.settings.ablation_steps, segmentation=variation.segmentation)
                 slug = "".join(letter if letter.isalnum() else "-" for letter in name)
                 build = partial(build_variation, variation, self.shared, seed)
@@ -283,7 +286,7 @@ class Experiment:
                 command += ["--trajtok", self.settings.trajtok, "--texts", self.settings.texts]
                 command += ["--cost-clips", str(self.settings.cost_clips)]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                write_json(finished, json.loads(done.stdout))
+                write_json(finished, {**json.loads(done.stdout), "versions": versions()})
             yield {"system": name, "frames": frames, **read_json(finished)}
 
     def cost_of(self, name: str, frames: int) -> dict[str, float]:
@@ -332,6 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--variations", nargs="+", choices=VARIATIONS, default=list(VARIATIONS), help="of ablations")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--budget-tflop", type=float, default=20.0, help="training FLOPs of a run, in 1e12")
     parser.add_argument("--ablation-steps", type=int, default=300)

@@ -16,7 +16,7 @@ What you will see: a progress bar, a table, and in the folder `out/`:
     python examples/demo.py a.mp4 b.gif c.webm --size 192       # each into out/<its name>/
     python examples/demo.py my.mp4 --labels "a red star moves left" "two objects"
 
-Needs: the package; for the generated world scikit-image (`pip install trajtok[train]`). Takes seconds per clip.
+Needs: the package; for the generated world scikit-image (`pip install -e ".[train]"`). Takes seconds per clip.
 Without a TrajViT2 checkpoint in `checkpoints/trajvit2-tiny` (or `--clip-model`) the labels are left out.
 """
 

@@ -7,7 +7,7 @@ source. With ``--out`` also the scores of every clip as JSON.
     python examples/evaluate_trajectories.py --worlds 64                      # held-out moving-object worlds
     python examples/evaluate_trajectories.py path/to/davis --max-frames 24    # DAVIS, MOSE, YouTube-VIS, SA-V, ...
 
-Needs: ``pip install trajtok[eval]``. A minute for 64 worlds on two CPU cores.
+Needs: ``pip install -e ".[eval]"``. A minute for 64 worlds on two CPU cores.
 """
 
 import argparse

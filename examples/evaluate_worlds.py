@@ -13,7 +13,7 @@ frequent answer. With ``--out`` also a JSON record.
     python examples/evaluate_worlds.py --difficulty default     # moving cameras, clutter, occlusion: not trained for
     python examples/evaluate_worlds.py --model checkpoints/trajvlm-tiny     # 256 eventful worlds
 
-Needs: ``pip install trajtok[train]``. A few minutes on two CPU cores.
+Needs: ``pip install -e ".[train]"``. A few minutes on two CPU cores.
 """
 
 import argparse

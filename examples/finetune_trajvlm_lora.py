@@ -4,16 +4,18 @@ What you will see: the share of right answers before, a progress bar, then a tab
 after. The output folder holds `final/`, an adapter of a few MB for `PeftModel.from_pretrained`, and with merge=true
 `merged/`, a whole model that needs no PEFT.
 
-    python examples/finetune_trajvlm_lora.py --recipe examples/recipes/trajvlm_lora.yaml --out runs/lora \
-        initial_checkpoint=runs/trajvlm-tiny/final
-    accelerate launch examples/finetune_trajvlm_lora.py --recipe ... --out ... train.path=my_chats merge=true
+    python examples/finetune_trajvlm_lora.py --recipe examples/recipes/trajvlm_lora.yaml --out runs/lora
+    accelerate launch examples/finetune_trajvlm_lora.py --recipe examples/recipes/trajvlm_lora.yaml --out runs/mine \
+        initial_checkpoint=org/trajvlm train.path=my_chats train.num_clips=0 merge=true
+
+`my_chats` is a folder with videos and a `chat.jsonl`; what is asked of held-out worlds is judged all the same.
 
 The vision tower and the segmenter stay as they are: the adapters are found by a regular expression
 (`modeling_trajtok.modeling_trajvlm.LORA_TARGET_MODULES`), since a list of names would match them as well. On a GPU
 with too little memory load the base in 4 bits (QLoRA): `quantization_config=BitsAndBytesConfig(load_in_4bit=True)` in
 `from_pretrained`, then call `peft.prepare_model_for_kbit_training`; bitsandbytes needs a GPU, so it was not run here.
 
-Needs: ``pip install trajtok[train]``, a trained TrajVLM.
+Needs: ``pip install -e ".[train]"``, a trained TrajVLM.
 """
 
 import json

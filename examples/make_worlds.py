@@ -5,7 +5,7 @@ it was stopped.
 
     python examples/make_worlds.py --out data/worlds --num-worlds 100 --seed 0
 
-Needs: the package, nothing to download. About 20 worlds (8 frames at 128 px) per second on one core.
+Needs: ``pip install -e ".[train]"``, nothing to download. About 20 worlds (8 frames at 128 px) per second on one core.
 """
 
 import argparse

@@ -4,7 +4,7 @@ What you will see: a PNG with the training loss (mean of 50 steps) above and the
 
     python examples/plot_training_curve.py runs/tiny-images runs/tiny-clips --out curve.png
 
-Needs: ``pip install trajtok[viz]``; seconds.
+Needs: ``pip install -e ".[viz]"``; seconds.
 """
 
 import argparse

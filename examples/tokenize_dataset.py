@@ -8,10 +8,13 @@ same command goes on where a run was stopped or killed, with any number of proce
     accelerate launch --num_processes 8 examples/tokenize_dataset.py train.json --model org/trajvit2 --out tokens
     python examples/tokenize_dataset.py org/dataset --split train --column video --masks --out tokens
 
-    from token_data import open_tokens, collate_tokens
-    model(**collate_tokens(open_tokens("tokens", "org/trajvit2")[:8]))     # see examples/token_data
+With examples/ among Python's paths, a TrajViT2 then reads tokens in place of videos:
 
-Needs: ``pip install trajtok[train]``. Several machines: the same command under `accelerate launch` on each, with a
+    from token_data import collate_tokens, open_tokens
+    rows = open_tokens("tokens", "org/trajvit2").select(range(8))
+    video_embeds = model.get_video_features(**collate_tokens(rows)).pooler_output
+
+Needs: ``pip install -e ".[train]"``. Several machines: the same command under `accelerate launch` on each, with a
 folder that all of them see.
 """
 
@@ -23,15 +26,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from token_data import TokenShards, checkpoint_identity, list_videos, tokenize
+from token_data import TokenShards, list_videos, load_model, maker_identity, tokenize
 from token_data.tokenizing import TokenRow
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModel, AutoVideoProcessor
+from transformers import AutoVideoProcessor
 
-import modeling_trajtok
 from modeling_trajtok import TrajTokVideoProcessor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +61,11 @@ class DecodedVideos(Dataset):
         name = self.videos.names[self.chosen[index]]
         try:
             video = self.videos.video(self.chosen[index])
-            return DecodedVideo(name, dict(self.processor(video, return_tensors="pt", return_metadata=True)))
+            inputs = dict(self.processor(video, return_tensors="pt", return_metadata=True))
+            times_s = inputs["video_metadata"][0].get("frame_times_s")
+            if times_s is not None and not (np.diff(times_s) >= 0).all():
+                raise ValueError(f"{name}: its time stamps go back. Write the file anew with ffmpeg.")
+            return DecodedVideo(name, inputs)
         except (ValueError, OSError) as error:
             return DecodedVideo(name, None, " ".join(str(error).split()))
 
@@ -67,13 +74,6 @@ def only(videos: Sequence[DecodedVideo]) -> DecodedVideo:
     """The one video of a list."""
     [video] = videos
     return video
-
-
-def load_model(name: str) -> torch.nn.Module:
-    """Any model of this package; of a TrajVLM with its connector, of a classifier its own class."""
-    config = AutoConfig.from_pretrained(name)
-    architecture = getattr(modeling_trajtok, (config.architectures or [""])[0], AutoModel)
-    return architecture.from_pretrained(name, dtype=torch.float32).eval()
 
 
 def tokenized(
@@ -111,9 +111,12 @@ def run(settings: argparse.Namespace) -> None:
     videos = list_videos(settings.source, settings.split, settings.column)
     changes = {"num_frames": settings.num_frames} if settings.num_frames else {}
     processor = AutoVideoProcessor.from_pretrained(settings.model, **changes)
+    model = load_model(settings.model)
     made_with = {
-        "checkpoint": checkpoint_identity(settings.model),
+        "source": videos.source,
+        "checkpoint": maker_identity(model, settings.model),
         "processor": processor.to_dict(),
+        "model_dtype": settings.model_dtype,
         "masks": settings.masks,
     }
     with accelerator.main_process_first():
@@ -122,13 +125,19 @@ def run(settings: argparse.Namespace) -> None:
     todo = [index for index, name in enumerate(videos.names) if name not in finished]
     accelerator.wait_for_everyone()
     chosen = todo[accelerator.process_index :: accelerator.num_processes]
-    model = load_model(settings.model).to(accelerator.device)
+    model.to(accelerator.device, getattr(torch, settings.model_dtype))
+    numbers = {name: index for index, name in enumerate(videos.names)}
     loader = DataLoader(
         DecodedVideos(videos, chosen, processor),
         batch_size=1,
         collate_fn=only,
         num_workers=settings.workers,
     )
+
+    def write(rows: Sequence[TokenRow]) -> int:
+        shards.write(rows, [videos.annotations_of(numbers[row.name]) for row in rows])
+        return len(rows)
+
     rows, written, tokens, started = [], 0, 0, time.perf_counter()
     with tqdm(total=len(chosen), desc="videos", disable=not accelerator.is_main_process) as progress:
         for row in tokenized(loader, model, shards, settings.batch_size, settings.masks):
@@ -138,11 +147,9 @@ def run(settings: argparse.Namespace) -> None:
             rows.append(row)
             tokens += len(row.tokens)
             if len(rows) == settings.videos_per_shard:
-                shards.write(rows)
-                written, rows = written + len(rows), []
+                written, rows = written + write(rows), []
         if rows:
-            shards.write(rows)
-            written += len(rows)
+            written += write(rows)
     seconds = time.perf_counter() - started
     totals = accelerator.reduce(
         torch.tensor([written, tokens], dtype=torch.float64, device=accelerator.device), reduction="sum"
@@ -170,6 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="train", help="of a data set")
     parser.add_argument("--column", default="video", help="of a data set")
     parser.add_argument("--num-frames", type=int, help="of a video (default: the checkpoint's)")
+    parser.add_argument(
+        "--model-dtype", choices=["float32", "bfloat16"], default="float32", help="that the model computes in"
+    )
     parser.add_argument("--masks", action="store_true", help="also keep the masks, as run-length codes")
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float16", help="of the tokens on disk")
     parser.add_argument("--batch-size", type=int, default=8)

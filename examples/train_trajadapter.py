@@ -13,7 +13,7 @@ Start the same command again to continue a run that was stopped or killed.
 
 The paths hold a folder of videos for each class; without them worlds are classified by what their largest object does.
 
-Needs: ``pip install trajtok[train]``, the backbone's checkpoint.
+Needs: ``pip install -e ".[train]"``, the backbone's checkpoint.
 """
 
 import sys
@@ -94,18 +94,30 @@ def build_model(recipe: TrajAdapterRecipe, classes: Sequence[str]) -> TrajAdapte
 def evaluate(
     model: TrajAdapterForVideoClassification, clips: Sequence[ClipRecord], recipe: TrajAdapterRecipe
 ) -> dict[str, float]:
-    """Share of held-out clips whose class is the likeliest, and among the five likeliest."""
+    """Share of held-out clips whose class is the likeliest, and among the five likeliest.
+
+    Raises:
+        ValueError: for a clip that cannot be read, unless ``held_out.skip_bad`` leaves such clips out.
+    """
     was_training = model.training
     model.eval()
     places = []
     for index in tqdm(range(len(clips)), desc="held-out clips", leave=False):
-        clip = clips[index]
+        try:
+            clip = clips[index]
+        except (ValueError, OSError) as error:
+            if not recipe.held_out.skip_bad:
+                raise ValueError(f"{error} Set held_out.skip_bad=true to leave out what cannot be read.") from error
+            tqdm.write(f"left out: {error}")
+            continue
         frames, _ = resize_clip(clip.frames_uint8, clip.trajectory_ids, recipe.size_px)
         chosen = np.linspace(0, len(frames) - 1, recipe.num_frames).round().astype(int)
         pixels = normalise(pixels_of(frames[chosen])).unsqueeze(0).to(model.device)
         order = model(pixels).logits[0].argsort(descending=True).tolist()
         places.append(order.index(model.config.label2id[class_of(clip.metadata, recipe.label)]))
     model.train(was_training)
+    if not places:
+        raise ValueError(f"None of the {len(clips)} held-out clips can be read.")
     places = np.array(places)
     return {"accuracy": float((places < 1).mean()), "top5": float((places < 5).mean()), "clips": float(len(places))}
 

@@ -9,7 +9,7 @@ the same clips, the same views and the same losses.
     ACCELERATE_USE_CPU=1 torchrun --nproc-per-node 2 examples/train_trajtok.py --recipe ... --out ...   # same losses
     accelerate launch examples/train_trajtok.py --recipe ... --out ... train.path=my_clips num_steps=500
 
-Needs: ``pip install trajtok[train]``; nothing to download.
+Needs: ``pip install -e ".[train]"``; nothing to download.
 Original: segmenter/scripts/train.sh
 """
 

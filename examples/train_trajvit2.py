@@ -12,7 +12,7 @@ for `from_pretrained`. Start the same command again to continue a run that was s
 With several processes the losses are those of one process, except the loss of trajectories and texts: each process
 compares its own trajectories with its own texts only.
 
-Needs: ``pip install trajtok[train]``; nothing to download.
+Needs: ``pip install -e ".[train]"``; nothing to download.
 Original: trajvitv2/scripts/train.sh
 """
 

@@ -12,7 +12,7 @@ output folder `metrics.jsonl`, TensorBoard files, resumable checkpoints and at t
 `my_chats` holds `chat.jsonl`, a conversation per line (see trajectory_data/layout_chat.py). Only what the assistant
 says is learnt.
 
-Needs: ``pip install trajtok[train]``; the first two recipes also the weights that they name.
+Needs: ``pip install -e ".[train]"``; the first two recipes also the weights that they name.
 Original: trajvlm/launch_scripts/trajvlm_pretrain.py, trajvlm_sft.py
 """
 

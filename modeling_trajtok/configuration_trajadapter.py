@@ -33,7 +33,8 @@ class TrajAdapterConfig(CheckedConfig):
         probe: what is classified: "trajectories" (attentive pooling of trajectory tokens), or what features are
             probed with otherwise: "attentive" (the same pooling of all patches), "mean" (of all patches) or "cls"
             (mean of the CLS tokens), the last two with a linear classifier.
-        freeze_segmenter: keep the segmenter as it is; otherwise the task trains it too.
+        freeze_segmenter: keep the segmenter as it is; otherwise ``trajectory_labels`` train it, and so does the task
+            if the tokens depend on its soft assignment (``encoder_queries`` of trajtok_config other than "latents").
         segmentation_loss_weight: weight of the segmentation loss beside the task's, where labels are given.
         num_pooler_heads: heads of the attentive pooling.
         pooler_mlp_ratio: hidden width of its MLP, as a multiple of the tokens' width.
@@ -42,6 +43,7 @@ class TrajAdapterConfig(CheckedConfig):
     """
 
     model_type = "trajadapter"
+    keys_to_ignore_at_inference: ClassVar = ["hidden_states", "token_valid", "trajectory_ids"]
     sub_configs_defaults: ClassVar = {
         "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2"),
         "trajtok_config": SubConfigSpec(config_class=TrajTokConfig),
@@ -84,7 +86,13 @@ class TrajAdapterConfig(CheckedConfig):
         """Width D of the backbone's patch features."""
         config = self.backbone_config
         sizes = getattr(config, "hidden_sizes", None)
-        return sizes[-1] if sizes else config.hidden_size
+        size = sizes[-1] if sizes else getattr(config, "hidden_size", None)
+        if size is None:
+            raise ValueError(
+                f"TrajAdapterConfig got a backbone_config of class {type(config).__name__}, which names neither "
+                "hidden_size nor hidden_sizes: the width of its features is not known. Use another backbone."
+            )
+        return size
 
     @property
     def frames_per_call(self) -> int | None:
@@ -94,8 +102,13 @@ class TrajAdapterConfig(CheckedConfig):
     @property
     def frame_multiple(self) -> int:
         """What the number of frames that the backbone gets is a multiple of."""
-        tubelet = getattr(self.backbone_config, "tubelet_size", 1)
-        return self.frames_per_call or (tubelet if isinstance(tubelet, int) else tubelet[0])
+        return self.frames_per_call or self.tubelet_frames
+
+    @property
+    def tubelet_frames(self) -> int:
+        """Frames of a patch."""
+        tubelet = getattr(self.backbone_config, "tubelet_size", None) or 1
+        return tubelet if isinstance(tubelet, int) else tubelet[0]
 
     @property
     def resized_hw(self) -> tuple[int, int] | None:
@@ -123,6 +136,11 @@ class TrajAdapterConfig(CheckedConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"TrajAdapterConfig got {name}={value}, expected at least 1.")
+        if self.frames_per_call and self.frames_per_call % self.tubelet_frames:
+            raise ValueError(
+                f"TrajAdapterConfig got {self.frames_per_call} frames for a call of the backbone, expected a multiple "
+                f"of the {self.tubelet_frames} frames of a patch. Set backbone_num_frames."
+            )
         width = self.trajtok_config.encoder_output_size if self.probe == "trajectories" else self.feature_size
         if width % self.num_pooler_heads and self.probe in ("trajectories", "attentive"):
             raise ValueError(

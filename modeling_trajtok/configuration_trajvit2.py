@@ -83,6 +83,9 @@ class TrajViT2Config(CheckedConfig):
     """
 
     model_type = "trajvit2"
+    keys_to_ignore_at_inference: ClassVar = [
+        "hidden_states", "token_valid", "trajectory_ids", "video_model_output", "text_model_output"
+    ]  # fmt: skip
     sub_configs_defaults: ClassVar = {
         "trajtok_config": SubConfigSpec(config_class=TrajTokConfig),
         "transformer_config": SubConfigSpec(config_class=TrajViT2TransformerConfig),

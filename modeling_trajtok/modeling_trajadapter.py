@@ -6,18 +6,24 @@ From: processors (video_processing_trajtok)     To: video classification
 Paper: arXiv 2602.22779 (its authors released no code for it)
 """
 
+from contextlib import suppress
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ImageProcessingMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from .configuration_trajadapter import TrajAdapterConfig
 from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask
+from .input_checks import check_frame_valid, check_keywords, check_pixels
 from .modeling_trajtok import TrajTokModel, copy_segmenter
 from .outputs_trajtok import TrajAdapterClassifierOutput, TrajAdapterOutput
 from .patch_backbone import PatchBackbone, load_vision_model, vision_config_of
+
+logger = logging.get_logger(__name__)
 
 
 class TrajAdapterPooler(nn.Module):
@@ -112,6 +118,8 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         super().__init__(config)
         self.backbone = PatchBackbone(config)
         self.trajtok = TrajTokModel(config.trajtok_config) if config.probe == "trajectories" else None
+        if self.trajtok is not None and not config.freeze_segmenter:
+            self._warn_of_no_gradient()
         width = self.feature_size
         self.pooler = (
             TrajAdapterPooler(width, config.num_pooler_heads, config.pooler_mlp_ratio)
@@ -124,6 +132,15 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             self._keys_to_ignore_on_load_missing = {r"^backbone\."}
         self.post_init()
         self.freeze()
+
+    def _warn_of_no_gradient(self) -> None:
+        trajtok = self.config.trajtok_config
+        if trajtok.encoder_queries == "latents" or trajtok.detach_segmentation:
+            logger.warning(
+                "freeze_segmenter=False, but the classes give the segmenter no gradient with encoder_queries="
+                f"{trajtok.encoder_queries!r} and detach_segmentation={trajtok.detach_segmentation}: only "
+                "trajectory_labels train it. Set encoder_queries='latents_and_mean' in trajtok_config if they should."
+            )
 
     @property
     def feature_size(self) -> int:
@@ -171,7 +188,7 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             trajectory_labels: (B, T, h, w) at any resolution, -1 = ignore: adds the segmentation loss.
             trajectory_embeds: (B, K*L, D) tokens, instead of pixels.
             token_valid: (B, K*L) of ``trajectory_embeds``.
-            **kwargs: accepted for callers that pass the keywords of other models.
+            **kwargs: accepted for callers that pass the keywords of other models; misspelt ones are errors.
 
         Returns:
             `TrajAdapterOutput`.
@@ -179,11 +196,14 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         Raises:
             ValueError: for missing or contradicting inputs, and as `PatchBackbone` and `TrajTokModel`.
         """
+        check_keywords(self, kwargs)
         if trajectory_embeds is not None:
             self._check_tokens(trajectory_embeds, pixel_values_videos)
             return self._pool(trajectory_embeds.to(self.norm.weight.dtype), token_valid)
         if pixel_values_videos is None:
             raise ValueError("TrajAdapterModel got no input, expected pixel_values_videos or trajectory_embeds.")
+        check_pixels("TrajAdapterModel", pixel_values_videos)
+        frame_valid = check_frame_valid("TrajAdapterModel", frame_valid, *pixel_values_videos.shape[:2])
         pixels, frame_valid = self._pad(pixel_values_videos, frame_valid)
         features = self.backbone(pixels, frame_valid)
         if self.trajtok is None:
@@ -216,7 +236,7 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             return pixels, None
         if frame_valid is None:
             frame_valid = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
-        frame_valid = F.pad(frame_valid.bool(), (0, missing))
+        frame_valid = F.pad(frame_valid, (0, missing))
         last = frame_valid.sum(dim=1, keepdim=True) - 1
         frames = torch.arange(frame_valid.shape[1], device=pixels.device).minimum(last)
         return pixels[torch.arange(len(pixels), device=pixels.device).unsqueeze(1), frames], frame_valid
@@ -232,7 +252,7 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         dtype = self.norm.weight.dtype
         patches, valid = patches.to(dtype), None
         if frame_valid is not None:
-            valid = expand_frame_mask(pool_frame_mask(frame_valid.bool(), grid.t), grid)
+            valid = expand_frame_mask(pool_frame_mask(frame_valid, grid.t), grid)
         if self.config.probe == "attentive":
             return self._pool(patches, valid)
         if self.config.probe == "mean":
@@ -296,7 +316,7 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
             token_valid: see there.
             labels: (B,) classes, (B, num_labels) for several at once, or (B,) numbers for regression, as
                 ``config.problem_type`` says.
-            **kwargs: accepted for callers that pass the keywords of other models.
+            **kwargs: accepted for callers that pass the keywords of other models; misspelt ones are errors.
 
         Returns:
             `TrajAdapterClassifierOutput`.
@@ -328,22 +348,31 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
 
 def _pixel_settings(checkpoint, revision: str | None) -> dict:
     """The mean and standard deviation of RGB in [0, 1] that a checkpoint's preprocessor amounts to."""
-    try:
-        found, _ = ImageProcessingMixin.get_image_processor_dict(checkpoint, revision=revision)
-    except OSError:
+    found = _preprocessor(checkpoint, revision)
+    mean, std = found.get("image_mean"), found.get("image_std")
+    if found and not found.get("do_normalize", True):
+        mean, std = [0.0] * 3, [1.0] * 3
+    if not mean or not std:
+        logger.warning(
+            f"{checkpoint} has no preprocessor that tells how pixels are normalised: ImageNet's mean and standard "
+            "deviation are assumed. Set backbone_image_mean and backbone_image_std if it wants others."
+        )
         return {}
-    if not found.get("image_mean") or not found.get("image_std"):
-        return {}
-    mean, std = (
-        (found["image_mean"], found["image_std"]) if found.get("do_normalize", True) else ([0.0] * 3, [1.0] * 3)
-    )
-    # Some (ViViT) scale to -1 ... 1 before they normalise.
-    scale = 255 * found.get("rescale_factor", 1 / 255)
-    offset = 1.0 if found.get("offset") else 0.0
+    scale = 255 * found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 255
+    # ViViT scales to -1 ... 1 before it normalises.
+    offset = float(bool(found.get("offset", found.get("video_processor_type") == "VivitVideoProcessor")))
     return {
         "backbone_image_mean": [(value + offset) / scale for value in mean],
         "backbone_image_std": [value / scale for value in std],
     }
+
+
+def _preprocessor(checkpoint, revision: str | None) -> dict:
+    """The settings of a checkpoint's video processor or, without one, of its image processor."""
+    for read in (BaseVideoProcessor.get_video_processor_dict, ImageProcessingMixin.get_image_processor_dict):
+        with suppress(OSError):
+            return read(checkpoint, revision=revision)[0]
+    return {}
 
 
 __all__ = ["TrajAdapterForVideoClassification", "TrajAdapterModel", "TrajAdapterPreTrainedModel"]

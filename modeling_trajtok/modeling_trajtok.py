@@ -6,7 +6,6 @@ From: processors (video_processing_trajtok)     To: TrajViT2, TrajAdapter, TrajV
 Paper: arXiv 2602.22779     Official: segmenter.py
 """
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -18,9 +17,10 @@ from transformers import initialization as init
 from transformers.models.dinov3_convnext.modeling_dinov3_convnext import DINOv3ConvNextLayer
 from transformers.utils import can_return_tuple
 
-from .configuration_trajtok import TrajTokConfig, reject_misspelt
+from .configuration_trajtok import TrajTokConfig
 from .encoder_trajtok import TrajTokEncoder, TrajTokTrackEmbedding
 from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask, pool_frames, resize_ids, resize_patches
+from .input_checks import check_frame_valid, check_keywords, check_pixels
 from .losses_trajtok import SegmentationLoss, patch_label_masks, segmentation_loss
 from .outputs_trajtok import TrajTokOutput
 from .perceiver_trajtok import PatchBlocks, read_last_patches
@@ -149,27 +149,9 @@ class TrajTokPreTrainedModel(PreTrainedModel):
                 loss = loss + config.auxiliary_loss_weight * weighted(*compare(logits, masks))
         return {"loss": loss, "pixel_loss": pixel, "dice_loss": dice}
 
-    def _check_keywords(self, unknown: dict) -> None:
-        if unknown:
-            reject_misspelt(f"{type(self).__name__}.forward", unknown, inspect.signature(self.forward).parameters)
-
     def _check_videos(self, pixel_values_videos: Tensor) -> GridSize:
         encoder = self.segmenter.patch_encoder
-        if not isinstance(pixel_values_videos, Tensor):
-            raise ValueError(
-                f"{type(self).__name__} got pixel_values_videos of type {type(pixel_values_videos).__name__}, "
-                "expected a tensor. Pass videos through TrajTokVideoProcessor first."
-            )
-        if pixel_values_videos.dim() != 5 or pixel_values_videos.shape[2] != 3:
-            raise ValueError(
-                f"{type(self).__name__} got pixel_values_videos of shape {tuple(pixel_values_videos.shape)}, expected "
-                "(clips, frames, 3, height, width). An image is a clip of one frame: unsqueeze it to (1, 1, 3, H, W)."
-            )
-        if not pixel_values_videos.is_floating_point():
-            raise ValueError(
-                f"{type(self).__name__} got pixel_values_videos of type {pixel_values_videos.dtype}, expected "
-                "normalised floating-point pixels. Pass raw frames through TrajTokVideoProcessor first."
-            )
+        check_pixels(type(self).__name__, pixel_values_videos)
         batch, frames, _, height, width = pixel_values_videos.shape
         if min(batch, frames) < 1 or min(height, width) < encoder.min_size_px:
             raise ValueError(
@@ -177,25 +159,6 @@ class TrajTokPreTrainedModel(PreTrainedModel):
                 f"at least 1 clip of 1 frame of {encoder.min_size_px}x{encoder.min_size_px}. Resize or resample it."
             )
         return encoder.grid_of(pixel_values_videos)
-
-    def _check_frame_valid(self, frame_valid: Tensor | None, batch: int, frames: int) -> Tensor | None:
-        """Return a boolean mask, or None if no frame is padded."""
-        if frame_valid is None:
-            return None
-        frame_valid = frame_valid.bool()
-        if tuple(frame_valid.shape) != (batch, frames):
-            raise ValueError(
-                f"{type(self).__name__} got frame_valid of shape {tuple(frame_valid.shape)}, expected "
-                f"{(batch, frames)} for clips of {frames} frames."
-            )
-        if torch.compiler.is_compiling():
-            return frame_valid
-        if not frame_valid[:, 0].all() or (frame_valid[:, 1:] & ~frame_valid[:, :-1]).any():
-            raise ValueError(
-                f"{type(self).__name__} got a frame_valid whose padding is not at the end of the clip, expected "
-                "valid frames first and at least one per clip. Move the padded frames behind the valid ones."
-            )
-        return None if frame_valid.all() else frame_valid
 
     def _as_ids(self, ids: Tensor, name: str) -> Tensor:
         if ids.is_floating_point():
@@ -251,10 +214,10 @@ class TrajTokSegmenterModel(TrajTokPreTrainedModel):
         Raises:
             ValueError: for inputs of the wrong shape, type or range.
         """
-        self._check_keywords(kwargs)
+        check_keywords(self, kwargs)
         grid = self._check_videos(pixel_values_videos)
         batch = pixel_values_videos.shape[0]
-        frame_valid = self._check_frame_valid(frame_valid, batch, grid.t)
+        frame_valid = check_frame_valid(type(self).__name__, frame_valid, batch, grid.t)
         valid = None if frame_valid is None else expand_frame_mask(frame_valid, grid)
 
         patch_features = self._encode_patches(pixel_values_videos, grid)
@@ -323,13 +286,13 @@ class TrajTokModel(TrajTokPreTrainedModel):
         Raises:
             ValueError: for missing or contradicting inputs, or inputs of the wrong shape, type or range.
         """
-        self._check_keywords(kwargs)
+        check_keywords(self, kwargs)
         tokens = self._check_tokens(tokens_per_trajectory)
         grid, encoder_grid = self._check_inputs(pixel_values_videos, patch_features, patch_grid)
         if patch_features is not None:
             patch_features = patch_features.to(self.encoder.output_proj.weight.dtype)
         batch = (pixel_values_videos if pixel_values_videos is not None else patch_features).shape[0]
-        frame_valid = self._check_frame_valid(frame_valid, batch, grid.t)
+        frame_valid = check_frame_valid(type(self).__name__, frame_valid, batch, grid.t)
         valid = encoder_frame_valid = encoder_valid = None
         if frame_valid is not None:
             valid = expand_frame_mask(frame_valid, grid)

@@ -97,10 +97,12 @@ def load_vision_model(name: str, revision: str | None = None, dtype: torch.dtype
     model, found = MODEL_MAPPING[type(config)].from_pretrained(
         name, config=config, revision=revision, dtype=dtype, output_loading_info=True
     )
-    if found["missing_keys"]:
+    # Classifiers are saved without the pooling head that AutoModel adds; patch features do not pass through it.
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    if missing:
         raise ValueError(
-            f"{name} lacks weights of {type(model).__name__}: {', '.join(sorted(found['missing_keys'])[:5])}. Name a "
-            "checkpoint of a vision or video model."
+            f"{name} lacks weights of {type(model).__name__}: {', '.join(missing[:5])}. Name a checkpoint of a vision "
+            "or video model."
         )
     return model
 
@@ -197,6 +199,11 @@ class PatchBackbone(nn.Module):
 
     def _tokens(self, calls: Tensor) -> Tensor:
         """Calls (C, c, 3, H_px, W_px) to all tokens (C, S, D)."""
+        states = self._states(calls)
+        return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+
+    def _states(self, calls: Tensor) -> Tensor:
+        """Calls (C, c, 3, H_px, W_px) to what the model gives: (C, S, D), or (C, D, H, W) of a convolutional one."""
         name, images = self.model.main_input_name, calls if self.reads_videos else calls.flatten(0, 1)
         accepted = inspect.signature(self.model.forward).parameters
         if "spatial_shapes" in accepted:
@@ -207,8 +214,7 @@ class PatchBackbone(nn.Module):
             inputs["interpolate_pos_encoding"] = self._differs_from_training_size(images)
         if "skip_predictor" in accepted:
             inputs["skip_predictor"] = True
-        states = self.model(**inputs, return_dict=True).last_hidden_state
-        return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+        return self.model(**inputs, return_dict=True).last_hidden_state
 
     def _differs_from_training_size(self, images: Tensor) -> bool:
         size = getattr(self.config.backbone_config, "image_size", None)
@@ -223,21 +229,31 @@ class PatchBackbone(nn.Module):
         if key not in self._layouts:
             name, shape = type(self.model).__name__, f"{call.shape[1]} frames of {call.shape[3]}x{call.shape[4]} px"
             try:
-                tokens = self._tokens(call)
+                states = self._states(call)
             except (RuntimeError, ValueError, AssertionError) as error:
                 raise ValueError(
                     f"{name} cannot read {shape}: {' '.join(str(error).split())} Set backbone_size_px and "
                     "backbone_num_frames to what it was trained with."
                 ) from error
-            if tokens.dim() != 3 or len(tokens) != 1:
+            if states.dim() not in (3, 4) or len(states) != 1:
                 raise ValueError(
-                    f"{name} gives states of shape {tuple(tokens.shape)} for {shape}, expected (1, tokens, width). It "
+                    f"{name} gives states of shape {tuple(states.shape)} for {shape}, expected (1, tokens, width). It "
                     "is no backbone with patch features."
                 )
-            layouts = self._candidates(tokens.shape[1], key)
+            if not torch.allclose(self._states(call), states, atol=1e-3, rtol=1e-3):
+                raise ValueError(
+                    f"{name} gives other states when it sees the same {shape} again, expected a feature for each "
+                    "patch in its place. Masked autoencoders (ViT-MAE) leave out patches at random; use another "
+                    "backbone."
+                )
+            layouts = (
+                [PatchLayout(GridSize(1, *states.shape[2:]), 0)]
+                if states.dim() == 4
+                else self._candidates(states.shape[1], key)
+            )
             if not layouts:
                 raise ValueError(
-                    f"{name} gives {tokens.shape[1]} tokens of width {tokens.shape[2]} for {shape}, which cannot be "
+                    f"{name} gives {states.shape[1]} tokens of width {states.shape[2]} for {shape}, which cannot be "
                     f"laid on a grid of patches with at most {MOST_PREFIX_TOKENS} other tokens. Use another backbone, "
                     "or give its features to TrajTokModel as patch_features with their patch_grid."
                 )
@@ -245,7 +261,7 @@ class PatchBackbone(nn.Module):
         return self._layouts[key]
 
     def _candidates(self, num_tokens: int, shape: tuple[int, ...]) -> list[PatchLayout]:
-        """Layouts with as many tokens: those with the fewest tokens that are no patches."""
+        """Layouts with as many tokens: of the side of a patch that leaves the fewest tokens that are no patches."""
         config = self.config.backbone_config
         frames, _, height, width = shape
         tubelet = getattr(config, "tubelet_size", None)
@@ -256,32 +272,39 @@ class PatchBackbone(nn.Module):
         else:
             rows, columns = (sides, sides) if isinstance(sides, int) else sides
             # Stages of a hierarchical model merge 2 x 2 patches each.
-            sides = [(rows << stage, columns << stage) for stage in range(MOST_STAGES)]
-        grids = {GridSize(frames // tubelet[0], height // rows, width // columns) for rows, columns in sides}
-        found = {
-            num_tokens - grid.num_patches: grid
-            for grid in grids
-            if grid.num_patches and 0 <= num_tokens - grid.num_patches <= MOST_PREFIX_TOKENS
-        }
-        if not found:
-            return []
-        grid = found[min(found)]
-        orders = (False, True) if min(grid.t, grid.patches_per_frame) > 1 else (False,)
-        return [PatchLayout(grid, min(found), time_fastest) for time_fastest in orders]
+            stages = MOST_STAGES if hasattr(config, "depths") else 1
+            sides = [(rows << stage, columns << stage) for stage in range(stages)]
+        t, best, fewest = frames // tubelet[0], [], MOST_PREFIX_TOKENS + 1
+        for rows, columns in sides:
+            # A patch that does not fit is left out by some models; others (Swin) pad the image.
+            grids = {
+                GridSize(t, height // rows, width // columns),
+                GridSize(t, -(-height // rows), -(-width // columns)),
+            }
+            surplus = {grid: num_tokens - grid.num_patches for grid in grids if grid.num_patches}
+            surplus = {grid: number for grid, number in surplus.items() if 0 <= number <= MOST_PREFIX_TOKENS}
+            if surplus and min(surplus.values()) < fewest:
+                best, fewest = surplus, min(surplus.values())
+        return [
+            PatchLayout(grid, best[grid], time_fastest)
+            for grid in best
+            for time_fastest in ((False, True) if min(grid.t, grid.patches_per_frame) > 1 else (False,))
+        ]
 
     def _found_by_change(self, layouts: Sequence[PatchLayout], shape: tuple[int, ...], call: Tensor) -> PatchLayout:
         """The layout under which a change of one patch changes the token of that patch most."""
         height, width = shape[2:]
-        grid = layouts[0].grid
         blank = torch.zeros_like(call)
         before, scores = self._tokens(blank), dict.fromkeys(layouts, 0.0)
-        for t, h, w in {(0, grid.h - 1, grid.w // 2), (grid.t - 1, 0, grid.w // 2), (grid.t // 2, grid.h // 2, 0)}:
-            changed = blank.unflatten(1, (grid.t, -1)).clone()
-            rows = slice(h * height // grid.h, (h + 1) * height // grid.h)
-            columns = slice(w * width // grid.w, (w + 1) * width // grid.w)
-            changed[:, t, :, :, rows, columns] = 1.0
-            change = (self._tokens(changed.flatten(1, 2)) - before).float().norm(dim=-1, keepdim=True)
-            for layout in layouts:
+        for grid in {layout.grid for layout in layouts}:
+            for t, h, w in {(0, grid.h - 1, grid.w // 2), (grid.t - 1, 0, grid.w // 2), (grid.t // 2, grid.h // 2, 0)}:
+                changed = blank.unflatten(1, (grid.t, -1)).clone()
+                rows = slice(h * height // grid.h, (h + 1) * height // grid.h)
+                columns = slice(w * width // grid.w, (w + 1) * width // grid.w)
+                changed[:, t, :, :, rows, columns] = 1.0
+                change = (self._tokens(changed.flatten(1, 2)) - before).float().norm(dim=-1, keepdim=True)
                 place = (t * grid.h + h) * grid.w + w
-                scores[layout] += float(layout.patches_of(change)[0, place, 0] / change.sum())
+                for layout in layouts:
+                    if layout.grid == grid:
+                        scores[layout] += float(layout.patches_of(change)[0, place, 0] / change.sum())
         return max(scores, key=scores.get)

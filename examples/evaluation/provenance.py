@@ -27,10 +27,11 @@ def sha256_of(path: str | PathLike) -> str:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """SHA-256 of a module's weights in the order of their names."""
+    """SHA-256 of a module's weights in the order of their names; the same in every precision that can hold them."""
     digest = hashlib.sha256()
     for _, value in sorted(module.state_dict().items()):
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        exact = value.float() if value.is_floating_point() else value
+        digest.update(exact.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

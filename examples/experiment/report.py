@@ -13,8 +13,11 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from evaluation.caption_evaluation import NUM_CANDIDATES
+from evaluation.tables import markdown_table, sample_deviation, spread
 from matplotlib.axes import Axes
+from worlds.distractors import ATTRIBUTES
 
+from .scores import QUESTIONS
 from .worlds_mix import MIXED
 
 COLOURS = {
@@ -25,6 +28,14 @@ COLOURS = {
     "rlt": "#009E73",
     "tokenlearner": "#CC79A7",
 }
+# Scores of a run on worlds of one difficulty, each a share.
+SCORES: dict[str, Callable[[dict, str], float]] = {
+    "zero-shot": lambda scores, kind: scores["difficulty"][kind]["zero_shot"],
+    "pairs": lambda scores, kind: scores["difficulty"][kind]["pairs"]["mean"],
+    "R@1": lambda scores, kind: scores["difficulty"][kind]["r1"],
+    "probes": lambda scores, kind: scores["probes"][kind]["mean"],
+}
+GUESSED = "chance, most frequent answer"
 MATCHED = {"flops": "the same training FLOPs", "samples": "the same clips seen"}
 
 
@@ -52,10 +63,12 @@ def how_made(part: dict) -> str:
     """The settings that a reader of a table needs."""
     settings, results = part["settings"], part["results"]
     minutes = sum(result.get("seconds", 0) for result in results if "steps" in result) / 60
-    told = [f"commit {part['versions']['commit']}"]
+    commits = sorted({result["versions"]["commit"] for result in results if "versions" in result})
+    told = [f"commit {', '.join(commits or [part['versions']['commit']])}"]
     if minutes:
         told += [f"{settings['clips']} training clips", f"{settings['held_out_clips']} held-out clips of each kind"]
-        told += [f"{len({result['seed'] for result in results})} seeds", f"{minutes:.0f} minutes in all"]
+        number = len({result["seed"] for result in results})
+        told += [f"{number} seed{'s' if number > 1 else ''}", f"{minutes:.0f} minutes in all"]
     return f"Made by `examples/controlled_experiment.py` ({', '.join(told)})."
 
 
@@ -67,38 +80,76 @@ def groups_of(results: Sequence[dict], key: str) -> dict[str, list[dict]]:
     return groups
 
 
-def spread(values: Sequence[float], scale: float = 100.0) -> str:
-    """Mean and, of several values, the standard deviation of a sample."""
-    mean = f"{scale * np.mean(values):.1f}"
-    return f"{mean} ± {scale * np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
-
-
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown, the first column to the left, the others to the right."""
-    lines = [f"| {' | '.join(titles)} |", f"|---|{'---:|' * (len(titles) - 1)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+def over_worlds(scores: dict, score: str) -> float:
+    """Mean of one of `SCORES` over the difficulties."""
+    return float(np.mean([SCORES[score](scores, kind) for kind in MIXED]))
 
 
 def comparison_table(results: Sequence[dict]) -> str:
-    """Mean ± standard deviation over seeds in per cent, by difficulty of the worlds."""
-    columns: list[tuple[str, Callable[[dict, str], float]]] = [
-        ("zero-shot", lambda scores, kind: scores["difficulty"][kind]["zero_shot"]),
-        ("R@1", lambda scores, kind: scores["difficulty"][kind]["r1"]),
-        ("probes", lambda scores, kind: scores["probes"][kind]["mean"]),
-    ]
-    titles = ["system", "trained weights", "steps", "GFLOP per step", "tokens"]
-    titles += [f"{name}, {kind}" for name, _ in columns for kind in MIXED]
+    """What was trained with its scores, scores by difficulty and scores by what is asked, in per cent over seeds."""
+    told = "per cent, mean ± standard deviation over seeds; tokens: on default worlds, of ToMe those that are left"
+    return "\n\n".join(
+        [
+            f"With {MATCHED[results[0]['matched']]} ({told}):",
+            overall_table(results),
+            "By difficulty of the worlds:",
+            difficulty_table(results),
+            "By what two captions differ in, and what a probe reads:",
+            question_table(results),
+        ]
+    )
+
+
+def overall_table(results: Sequence[dict]) -> str:
+    """What was trained, and the means of `SCORES` over the difficulties."""
     rows = []
     for name, runs in groups_of(results, "system").items():
         tokens = np.mean([run["scores"]["difficulty"]["default"]["tokens"] for run in runs])
         row = [name, f"{runs[0]['parameters'] / 1e6:.2f} M", str(runs[0]["steps"])]
         row += [f"{runs[0]['step_flops'] / 1e9:.0f}", f"{tokens:.0f}"]
-        rows.append(row + [spread([of(run["scores"], kind) for run in runs]) for _, of in columns for kind in MIXED])
-    majority = [f"{100 * results[0]['scores']['majority'][kind]['mean']:.1f}" for kind in MIXED]
-    chance = [f"{100 / NUM_CANDIDATES:.1f}"] * len(MIXED) + [f"{100 / results[0]['held_out_clips']:.1f}"] * len(MIXED)
-    rows.append(["chance, most frequent answer", "", "", "", "", *chance, *majority])
-    told = "per cent, mean ± standard deviation over seeds; tokens: on default worlds, of ToMe those that are left"
-    return f"With {MATCHED[results[0]['matched']]} ({told}):\n\n{table(titles, rows)}"
+        rows.append(row + [spread([over_worlds(run["scores"], score) for run in runs]) for score in SCORES])
+    chance = [spread([np.mean(list(own.values()))]) for own in guessed(results[0]).values()]
+    titles = ["system", "trained weights", "steps", "GFLOP per step", "tokens", *SCORES]
+    return markdown_table(titles, [*rows, [GUESSED, *[""] * 4, *chance]])
+
+
+def difficulty_table(results: Sequence[dict]) -> str:
+    """`SCORES` on worlds of each difficulty."""
+    rows = [
+        [name, *(spread([of(run["scores"], kind) for run in runs]) for of in SCORES.values() for kind in MIXED)]
+        for name, runs in groups_of(results, "system").items()
+    ]
+    chance = [spread([own[kind]]) for own in guessed(results[0]).values() for kind in MIXED]
+    return markdown_table(
+        ["system", *(f"{score}, {kind}" for score in SCORES for kind in MIXED)], [*rows, [GUESSED, *chance]]
+    )
+
+
+def question_table(results: Sequence[dict]) -> str:
+    """Pairs of captions by the attribute in which they differ, probes by question, means over the difficulties."""
+
+    def over(by_difficulty: dict[str, dict], name: str) -> float:
+        return float(np.mean([by_difficulty[kind][name] for kind in MIXED]))
+
+    rows = []
+    for name, runs in groups_of(results, "system").items():
+        pairs = [{kind: run["scores"]["difficulty"][kind]["pairs"] for kind in MIXED} for run in runs]
+        row = [name, *(spread([over(own, attribute) for own in pairs]) for attribute in ATTRIBUTES)]
+        rows.append(row + [spread([over(run["scores"]["probes"], asked) for run in runs]) for asked in QUESTIONS])
+    majority = results[0]["scores"]["majority"]
+    chance = [GUESSED, *["50.0"] * len(ATTRIBUTES), *(spread([over(majority, asked)]) for asked in QUESTIONS)]
+    titles = ["system", *(f"pairs: {name}" for name in ATTRIBUTES), *(f"probe: {name}" for name in QUESTIONS)]
+    return markdown_table(titles, [*rows, chance])
+
+
+def guessed(result: dict) -> dict[str, dict[str, float]]:
+    """What chance gets of each of `SCORES`, or of the probes the most frequent answer, by difficulty."""
+    return {
+        "zero-shot": dict.fromkeys(MIXED, 1 / NUM_CANDIDATES),
+        "pairs": dict.fromkeys(MIXED, 0.5),
+        "R@1": dict.fromkeys(MIXED, 1 / result["held_out_clips"]),
+        "probes": {kind: result["scores"]["majority"][kind]["mean"] for kind in MIXED},
+    }
 
 
 def cost_table(rows: Sequence[dict]) -> str:
@@ -116,33 +167,27 @@ def cost_table(rows: Sequence[dict]) -> str:
         by_frames = {row["frames"]: row for row in own}
         for kind, shown in kinds.items():
             lines.append([name, kind, *(shown(by_frames[count]) if count in by_frames else "" for count in frames)])
-    return table(titles, lines)
+    return markdown_table(titles, lines)
 
 
 def ablation_table(results: Sequence[dict]) -> str:
     """Accuracy and quality of the trajectories, mean ± standard deviation over seeds in per cent."""
-    titles = ["TrajViT2 with", "tokens", "zero-shot", "R@1", "probes", "FG-ARI", "VEQ", "STQ-EN"]
+    titles = ["TrajViT2 with", "tokens", *SCORES, "FG-ARI", "VEQ", "STQ-EN"]
     rows = []
     for name, runs in groups_of(results, "variation").items():
         scores = [run["scores"] for run in runs]
         row = [name, f"{np.mean([one['difficulty']['default']['tokens'] for one in scores]):.0f}"]
-        row += [
-            spread([_mean_over_worlds(one["difficulty"], score) for one in scores]) for score in ("zero_shot", "r1")
-        ]
-        row.append(spread([_mean_over_worlds(one["probes"], "mean") for one in scores]))
+        row += [spread([over_worlds(one, score) for one in scores]) for score in SCORES]
         row += [spread([run["segmentation"][score] for run in runs]) for score in ("fg_ari", "veq", "stq_en")]
         rows.append(row)
-    return table(titles, rows)
-
-
-def _mean_over_worlds(by_difficulty: dict[str, dict], score: str) -> float:
-    return float(np.mean([by_difficulty[kind][score] for kind in MIXED]))
+    return markdown_table(titles, rows)
 
 
 def plot_curves(results: Sequence[dict], path: Path) -> None:
-    """Zero-shot accuracy and retrieval, means over the worlds, against the training FLOPs spent."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, score, title in zip(axes, ("zero_shot", "r1"), ("zero-shot accuracy, %", "R@1, %"), strict=True):
+    """Zero-shot accuracy, pairs and retrieval, means over the worlds, against the training FLOPs spent."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    kinds = {"zero_shot": "zero-shot accuracy, %", "pairs": "pairs of captions told apart, %", "r1": "R@1, %"}
+    for axis, (score, title) in zip(axes, kinds.items(), strict=True):
         for name, runs in groups_of(results, "system").items():
             spent = [line["step"] * runs[0]["step_flops"] / 1e12 for line in runs[0]["curve"]]
             values = 100 * np.array(
@@ -176,22 +221,24 @@ def plot_tokens(rows: Sequence[dict], path: Path) -> None:
 
 
 def plot_scenes(results: Sequence[dict], path: Path) -> None:
-    """On default worlds: zero-shot accuracy against the number of objects, retrieval against the length of clips."""
+    """On default worlds: retrieval against the number of objects and against the length of clips."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, runs in groups_of(results, "system").items():
         counts = [run["scores"]["difficulty"]["default"]["by_objects"] for run in runs]
         hits = np.array([[100 * right / asked for right, asked in one.values()] for one in counts])
-        _line(axes[0], [int(number) for number in counts[0]], hits, name)
+        numbers = [int(number) for number in counts[0]]
+        _line(axes[0], numbers, hits, name)
         frames = [int(count) for count in runs[0]["scores"]["frames"]]
         values = [[100 * run["scores"]["frames"][str(count)]["r1"] for count in frames] for run in runs]
         _line(axes[1], frames, np.array(values), name)
-    axes[0].set(xlabel="objects in the world", ylabel="zero-shot accuracy on default worlds, %")
+    axes[0].set_xticks(numbers)
+    axes[0].set(xlabel="objects in the world", ylabel="clips found by their caption, default worlds, %")
     axes[1].set_xscale("log", base=2)
     axes[1].set_xticks(frames, [str(count) for count in frames])
     axes[1].set(xlabel="frames of the clip", ylabel="R@1 on default worlds, %")
     for axis in axes:
         axis.grid(alpha=0.3)
-    axes[0].legend(frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     _save(figure, path)
 
 
@@ -200,10 +247,10 @@ def plot_quality(results: Sequence[dict], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     kinds = {"fg_ari": "FG-ARI, %", "veq": "VEQ, %", "stq_en": "STQ-EN, %"}
     for axis, (kind, title) in zip(axes, kinds.items(), strict=True):
-        for name, runs in groups_of(results, "variation").items():
+        for place, (name, runs) in enumerate(groups_of(results, "variation").items()):
             quality = [100 * run["segmentation"][kind] for run in runs]
-            values = [100 * _mean_over_worlds(run["scores"]["difficulty"], "r1") for run in runs]
-            axis.plot(quality, values, "o", label=name)
+            values = [100 * over_worlds(run["scores"], "R@1") for run in runs]
+            axis.plot(quality, values, linestyle="", color=f"C{place % 10}", marker="os^"[place // 10], label=name)
         axis.set(xlabel=title, ylabel="R@1, %")
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False, fontsize=7)
@@ -212,7 +259,7 @@ def plot_quality(results: Sequence[dict], path: Path) -> None:
 
 def _line(axis: Axes, places: Sequence[float], values: np.ndarray, name: str) -> None:
     """Mean over runs (rows of ``values``) with a band of one standard deviation."""
-    mean, deviation = values.mean(axis=0), values.std(axis=0)
+    mean, deviation = values.mean(axis=0), sample_deviation(values)
     axis.plot(places, mean, marker="o", color=COLOURS[name], label=name)
     axis.fill_between(places, mean - deviation, mean + deviation, color=COLOURS[name], alpha=0.15, linewidth=0)
 

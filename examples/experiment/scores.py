@@ -20,7 +20,8 @@ from tqdm import tqdm
 from training.pixels import normalise, pixels_of
 from trajectory_data import ClipRecord
 from transformers import PreTrainedTokenizerBase
-from worlds import WorldObject
+from worlds import WorldObject, altered_summaries
+from worlds.distractors import ATTRIBUTES
 from worlds.language import largest_object
 
 from modeling_trajtok import TrajViT2Model
@@ -32,6 +33,7 @@ QUESTIONS = {
     "motion": lambda record, objects: largest_object(objects).motion,
     "camera": lambda record, objects: record["camera"],
 }
+NUM_PAIRS = 6  # of each attribute and clip
 
 
 @dataclass
@@ -83,34 +85,47 @@ def see(model: TrajViT2Model, clips: Sequence[ClipRecord], batch_size: int = 16)
 
 
 def caption_scores(model: TrajViT2Model, tokenizer: PreTrainedTokenizerBase, seen: Seen) -> dict[str, object]:
-    """Zero-shot (the summary among `NUM_CANDIDATES`), motions (among 4) and retrieval, and hits by number of objects.
+    """Zero-shot (the summary among `NUM_CANDIDATES`), motions (among 4), pairs, retrieval.
 
-    The candidates of a clip depend on its place among the clips alone.
+    A pair is a summary and a false version of it in which one attribute is wrong. The captions of a clip depend on its
+    place among the clips alone. By number of objects it is told how many clips are found, and of how many.
     """
     told = [candidate_captions(np.random.default_rng([0, place]), one) for place, one in enumerate(seen.objects)]
-    places = {text: place for place, text in enumerate(dict.fromkeys(text for group in told for text in group))}
+    altered = [false_summaries(np.random.default_rng([1, place]), one) for place, one in enumerate(seen.objects)]
+    groups = [*told, *(texts for own in altered for texts in own.values())]
+    places = {text: place for place, text in enumerate(dict.fromkeys(text for group in groups for text in group))}
     was_training = model.training
     model.eval()
     texts, _ = embed_captions(model, tokenizer, list(places))
     model.train(was_training)
-    hits, motion_hits = [], []
-    for group, embed in zip(told, seen.embeds, strict=True):
+    hits, motion_hits, told_apart = [], [], {name: [] for name in ATTRIBUTES}
+    for group, false, embed in zip(told, altered, seen.embeds, strict=True):
         similarity = texts[[places[text] for text in group]] @ embed
         hits.append(int(first_is_best(similarity[:NUM_CANDIDATES])))
         motion_hits.append(int(first_is_best(similarity[NUM_CANDIDATES:])))
+        for name, rivals in false.items():
+            told_apart[name] += (similarity[0] > texts[[places[text] for text in rivals]] @ embed).tolist()
     captions = texts[[places[group[NUM_CANDIDATES]] for group in told]]
-    retrieval = retrieval_scores((captions @ seen.embeds.t()).numpy(), np.arange(len(told)))
+    similarity = captions @ seen.embeds.t()
+    retrieval = retrieval_scores(similarity.numpy(), np.arange(len(told)))
     by_count = {}
-    for objects, hit in zip(seen.objects, hits, strict=True):
-        right, asked = by_count.get(len(objects), (0, 0))
-        by_count[len(objects)] = (right + hit, asked + 1)
+    for place, (objects, row) in enumerate(zip(seen.objects, similarity, strict=True)):
+        found, asked = by_count.get(len(objects), (0, 0))
+        hit = first_is_best(row.roll(-place))
+        by_count[len(objects)] = (found + int(hit), asked + 1)
     return {
         "zero_shot": float(np.mean(hits)),
         "motion": float(np.mean(motion_hits)),
+        "pairs": _with_mean({name: float(np.mean(right)) for name, right in told_apart.items()}),
         "r1": (retrieval["text_to_video_r1"] + retrieval["video_to_text_r1"]) / 2,
         "tokens": float(np.mean(seen.num_tokens)),
         "by_objects": {str(number): by_count[number] for number in sorted(by_count)},
     }
+
+
+def false_summaries(rng: np.random.Generator, objects: Sequence[WorldObject]) -> dict[str, list[str]]:
+    """`NUM_PAIRS` false versions of the summary for each attribute that is wrong in them."""
+    return {name: altered_summaries(rng, objects, NUM_PAIRS, (name,)) for name in ATTRIBUTES}
 
 
 def probe_scores(training: Seen, held_out: Seen) -> dict[str, float]:
@@ -135,8 +150,7 @@ def probe_scores(training: Seen, held_out: Seen) -> dict[str, float]:
         weights = torch.linalg.solve(gram, inputs[0].t() @ targets)
         found = (inputs[1] @ weights).argmax(dim=1).tolist()
         scores[name] = float(np.mean([answers[place] == true for place, true in zip(found, asked, strict=True)]))
-    scores["mean"] = float(np.mean(list(scores.values())))
-    return scores
+    return _with_mean(scores)
 
 
 def majority_scores(training: Sequence[dict], held_out: Sequence[dict]) -> dict[str, float]:
@@ -145,5 +159,8 @@ def majority_scores(training: Sequence[dict], held_out: Sequence[dict]) -> dict[
     for name, answer in QUESTIONS.items():
         known, asked = ([answer(one, world_objects(one)) for one in records] for records in (training, held_out))
         scores[name] = float(np.mean([one == max(sorted(set(known)), key=known.count) for one in asked]))
-    scores["mean"] = float(np.mean(list(scores.values())))
-    return scores
+    return _with_mean(scores)
+
+
+def _with_mean(scores: dict[str, float]) -> dict[str, float]:
+    return scores | {"mean": float(np.mean(list(scores.values())))}

@@ -7,6 +7,7 @@ To:   controlled_experiment.py, costs
 
 import copy
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from rivals import RIVALS, build_rival
@@ -14,6 +15,8 @@ from rivals.blocks import TowerConfig
 from torch import nn
 
 from modeling_trajtok import TrajTokModel, TrajViT2Config, TrajViT2Model
+
+from .assignment import assign_hard, assign_softly
 
 SYSTEMS = tuple(sorted(RIVALS, key=lambda name: name != "trajvit2"))
 
@@ -48,11 +51,14 @@ class Variation:
         trajtok: fields of its TrajTokConfig.
         frozen: the segmenter stays as it is.
         segmentation: the segmentation loss trains the segmenter.
+        assignment: of patches to trajectories: "mixed" is TrajTok's, soft for the queries' start and hard for what
+            they read.
     """
 
     trajtok: dict = field(default_factory=dict)
     frozen: bool = True
     segmentation: bool = False
+    assignment: Literal["hard", "mixed", "soft"] = "mixed"
 
 
 VARIATIONS = {
@@ -62,6 +68,8 @@ VARIATIONS = {
     "both": Variation(frozen=False, segmentation=True),
     "L = 2": Variation({"max_tokens_per_trajectory": 2}),
     "L = 4": Variation({"max_tokens_per_trajectory": 4}),
+    "hard assignment": Variation(assignment="hard"),
+    "soft assignment": Variation(assignment="soft"),
     "queries from latents": Variation({"encoder_queries": "latents"}),
     "queries from soft means": Variation({"encoder_queries": "mean"}),
     "no path in tokens": Variation({"track_embedding": False}),
@@ -158,6 +166,9 @@ def build_variation(variation: Variation, shared: Shared, seed: int) -> TrajViT2
     """A new TrajViT2 with a decision changed."""
     torch.manual_seed(seed)
     model = build_rival("trajvit2", shared.config(**variation.trajtok))
+    if variation.assignment != "mixed":
+        assign = {"hard": assign_hard, "soft": assign_softly}[variation.assignment]
+        assign(trajectory_tower(model).trajtok)
     return shared.start(model, frozen=variation.frozen)
 
 

@@ -2,7 +2,7 @@
 
 In:   `TokenRow`s
 Out:  FOLDER/shard-NUMBER-HASH.parquet, each whole or not there; FOLDER/made_with.json; FOLDER/bad_videos-PROCESS.jsonl
-From: tokenize_dataset.py     To: training and inference without videos
+From: tokenize_dataset.py     To: train_from_tokens.py; training and inference without videos
 
 A video is done when a shard holds it, so work that was killed goes on, with any number of processes.
 """
@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, load_dataset
-from evaluation.provenance import checkpoint_record
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import PreTrainedModel
 
 from modeling_trajtok import TrajVLMFeatures
 
+from .token_makers import load_model, maker_identity
 from .tokenizing import TokenRow
 
 MADE_WITH = "made_with.json"
@@ -84,13 +84,18 @@ class TokenShards:
             # The line before may have been broken off.
             file.write("\n" * (file.tell() > 0) + json.dumps({"name": name, "error": error}))
 
-    def write(self, rows: Sequence[TokenRow]) -> Path:
+    def write(self, rows: Sequence[TokenRow], annotations: Sequence[Sequence[dict]]) -> Path:
         """One shard; its name follows from the videos in it.
+
+        Args:
+            rows: one for each video.
+            annotations: what is told of each video, a list of entries (see video_lists).
 
         Raises:
             OSError: if the disk is full; then there is no shard.
         """
-        table = pa.Table.from_pylist([_columns(row, self.dtype) for row in rows], schema=self._schema(rows))
+        columns = [_columns(row, told, self.dtype) for row, told in zip(rows, annotations, strict=True)]
+        table = pa.Table.from_pylist(columns, schema=self._schema(rows))
         digest = hashlib.sha256("\n".join(row.name for row in rows).encode()).hexdigest()[:16]
         path = self.folder / f"shard-{self.process:05d}-{digest}.parquet"
         sink = pa.BufferOutputStream()
@@ -102,24 +107,20 @@ class TokenShards:
         fields = {
             "name": pa.string(),
             "tokens": pa.list_(pa.list_(pa.from_numpy_dtype(self.dtype), rows[0].tokens.shape[1])),
+            "token_valid": pa.list_(pa.bool_()),
             "trajectories": pa.list_(pa.int32()),
             "area_shares": pa.list_(pa.float32()),
             "boxes_xyxy_px": pa.list_(pa.list_(pa.list_(pa.float32(), 4))),
             "time_spans_s": pa.list_(pa.list_(pa.float64(), 2)),
             "frame_times_s": pa.list_(pa.float64()),
             "size_hw": pa.list_(pa.int32(), 2),
+            "annotations": pa.string(),
         }
         if rows[0].masks is not None:
             frames = pa.list_(pa.string())
             fields["masks"] = pa.list_(pa.struct({"trajectory": pa.int32(), "counts": frames}))
             fields["grid_hw"] = pa.list_(pa.int32(), 2)
         return pa.schema(fields, metadata={"made_with": json.dumps(self.made_with)})
-
-
-def checkpoint_identity(name: str) -> dict[str, Any]:
-    """What tokens depend on: name and hashes of a checkpoint, and of the backbone that a TrajAdapter refers to."""
-    backbone = getattr(AutoConfig.from_pretrained(name), "backbone_checkpoint", None)
-    return {**checkpoint_record(name), "backbone": None if backbone is None else checkpoint_record(backbone)}
 
 
 def _nameless(value: Any) -> Any:
@@ -129,16 +130,18 @@ def _nameless(value: Any) -> Any:
     return {key: _nameless(inner) for key, inner in value.items() if key != "name"}
 
 
-def _columns(row: TokenRow, dtype: np.dtype) -> dict[str, Any]:
+def _columns(row: TokenRow, annotations: Sequence[dict], dtype: np.dtype) -> dict[str, Any]:
     columns = {
         "name": row.name,
         "tokens": list(row.tokens.astype(dtype)),
+        "token_valid": row.valid,
         "trajectories": row.trajectories,
         "area_shares": row.area_shares,
         "boxes_xyxy_px": [list(boxes) for boxes in row.boxes_xyxy_px],
         "time_spans_s": list(row.time_spans_s),
         "frame_times_s": row.frame_times_s,
         "size_hw": row.size_hw,
+        "annotations": json.dumps(annotations, default=str),
     }
     if row.masks is not None:
         columns["masks"] = [{"trajectory": number, "counts": counts} for number, counts in row.masks.items()]
@@ -157,29 +160,30 @@ def _write_whole(path: Path, content) -> None:
         partial.unlink(missing_ok=True)
 
 
-def open_tokens(folder: str | Path, checkpoint: str | None = None) -> Dataset:
+def open_tokens(folder: str | Path, checkpoint: str | PreTrainedModel | None = None) -> Dataset:
     """The tokens of a folder, a row per video, sorted by name; read from disk as they are needed.
 
     Args:
         folder: what tokenize_dataset.py wrote.
-        checkpoint: folder or Hub name of the model that is to read the tokens.
+        checkpoint: the model that is to read the tokens, or its folder or Hub name. What it does with tokens may have
+            been trained since; what makes them must be the same.
 
     Raises:
-        ValueError: if there are none, or they were made with other weights.
+        ValueError: if there are none, or they were made with other weights or settings.
     """
     folder = Path(folder)
     shards = sorted(str(path) for path in folder.glob("shard-*.parquet"))
     if not shards:
         raise ValueError(f"{folder} holds no shard-*.parquet, expected what tokenize_dataset.py wrote.")
     if checkpoint is not None:
-        made_with = json.loads((folder / MADE_WITH).read_text(encoding="utf-8"))
-        found, wanted = made_with["checkpoint"], checkpoint_identity(checkpoint)
-        if _nameless(found) != _nameless(wanted):
+        made_with = json.loads((folder / MADE_WITH).read_text(encoding="utf-8"))["checkpoint"]
+        model = load_model(checkpoint) if isinstance(checkpoint, str) else checkpoint
+        reader = maker_identity(model, model.name_or_path)
+        if differing := [name for name in ("weights", "settings") if made_with[name] != reader[name]]:
+            told = " and ".join(f"{name} {made_with[name][:12]} instead of {reader[name][:12]}" for name in differing)
             raise ValueError(
-                f"The tokens in {folder} were made with {found['name']} (weights "
-                f"{found['sha256']['model.safetensors'][:12]}), the model is {checkpoint} (weights "
-                f"{wanted['sha256']['model.safetensors'][:12]}). Tokenize the videos "
-                "with it, or load the model that made them."
+                f"The tokens in {folder} were made with {made_with['name']}, the model is {reader['name']}: {told} "
+                "make the tokens. Tokenize the videos with it, or load the model that made them."
             )
     return load_dataset("parquet", data_files=shards, split="train").sort("name")
 
@@ -187,11 +191,10 @@ def open_tokens(folder: str | Path, checkpoint: str | None = None) -> Dataset:
 def collate_tokens(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """Rows of `open_tokens` as ``trajectory_embeds`` (B, n, D) and ``token_valid`` (B, n), n the most of a row."""
     tokens = [torch.from_numpy(np.asarray(row["tokens"], dtype=np.float32)) for row in rows]
+    valid = [torch.tensor(row["token_valid"], dtype=torch.bool) for row in rows]
     return {
         "trajectory_embeds": torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True),
-        "token_valid": torch.nn.utils.rnn.pad_sequence(
-            [torch.ones(len(one), dtype=torch.bool) for one in tokens], batch_first=True
-        ),
+        "token_valid": torch.nn.utils.rnn.pad_sequence(valid, batch_first=True),
     }
 
 

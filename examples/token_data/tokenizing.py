@@ -10,23 +10,17 @@ its language model reads. Trajectories are counted anew in each chunk of a TrajV
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from modeling_trajtok import (
-    TrajAdapterForVideoClassification,
-    TrajAdapterModel,
-    TrajTokModel,
-    TrajViT2ForVideoClassification,
-    TrajViT2Model,
-    TrajViT2VideoModel,
-    TrajVLMForConditionalGeneration,
-    TrajVLMModel,
-)
+from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMModel
 from modeling_trajtok.processors.trajectory_maps import TrajectoryMap
+
+from .token_makers import token_maker
 
 
 @dataclass
@@ -36,6 +30,7 @@ class TokenRow:
     Attributes:
         name: of the video.
         tokens: (n, D).
+        valid: (n,) False for tokens of trajectories without patches, which are kept only for models that read them.
         trajectories: (n,) which trajectory a token stands for.
         area_shares: (n,) share of the clip's patches that it owns.
         boxes_xyxy_px: (n, T, 4) in pixels of the source, to a patch; NaN where it is absent.
@@ -48,6 +43,7 @@ class TokenRow:
 
     name: str
     tokens: np.ndarray
+    valid: np.ndarray
     trajectories: np.ndarray
     area_shares: np.ndarray
     boxes_xyxy_px: np.ndarray
@@ -82,41 +78,43 @@ def tokenize(
         ValueError: for another kind of model.
     """
     pixels, frame_valid = pixels.to(model.device, model.dtype), frame_valid.to(model.device)
-    rows = []
-    for name, facts, (tokens, trajectories, ids) in zip(
-        names, metadata, _tokens_of(model, pixels, frame_valid), strict=True
-    ):
-        rows.append(_row(name, facts, tokens.float().cpu().numpy(), trajectories.cpu().numpy(), ids.cpu(), with_masks))
-    return rows
-
-
-def _tokens_of(model: PreTrainedModel, pixels: Tensor, frame_valid: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Of each clip tokens (n, D), their trajectories (n,) and the ids (T, H, W) of its valid frames."""
-    lengths = frame_valid.sum(dim=1).tolist()
-    if isinstance(model, (TrajVLMModel, TrajVLMForConditionalGeneration)):
-        return _chunked(model, pixels, frame_valid)
-    if isinstance(model, TrajTokModel):
-        output = model(pixels, frame_valid)
-        embeds = output.trajectory_embeds
-    elif isinstance(model, (TrajViT2Model, TrajViT2VideoModel, TrajViT2ForVideoClassification)):
-        output = model.video_model.trajtok(pixels, frame_valid)
-        embeds = output.trajectory_embeds
-    elif isinstance(model, (TrajAdapterModel, TrajAdapterForVideoClassification)):
-        output = getattr(model, "adapter", model)(pixels, frame_valid, return_dict=True)
-        embeds = output.last_hidden_state
-        if output.trajectory_ids is None:
-            raise ValueError(f"This TrajAdapter has probe={model.config.probe!r} and no trajectories.")
-    else:
-        raise ValueError(f"Got a {type(model).__name__}, expected a TrajTok, TrajViT2, TrajAdapter or TrajVLM.")
-    per_trajectory = embeds.shape[1] // _trajtok_config(model).num_trajectories
-    numbers = torch.arange(embeds.shape[1], device=embeds.device) // per_trajectory
+    found = _tokens_of(model, pixels, frame_valid)
     return [
-        (clip[valid], numbers[valid], ids[:length])
-        for clip, valid, ids, length in zip(embeds, output.token_valid, output.trajectory_ids, lengths, strict=True)
+        _row(name, facts, tokens, ids.cpu(), with_masks)
+        for name, facts, (tokens, ids) in zip(names, metadata, found, strict=True)
     ]
 
 
-def _chunked(model: PreTrainedModel, pixels: Tensor, frame_valid: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+class ClipTokens(NamedTuple):
+    """Tokens (n, D) of a clip, which of them are valid (n,), and the trajectories (n,) that they stand for."""
+
+    tokens: Tensor
+    valid: Tensor
+    trajectories: Tensor
+
+
+def _tokens_of(model: PreTrainedModel, pixels: Tensor, frame_valid: Tensor) -> list[tuple[ClipTokens, Tensor]]:
+    """Of each clip its tokens and the ids (T, H, W) of its valid frames."""
+    lengths = frame_valid.sum(dim=1).tolist()
+    if isinstance(model, (TrajVLMModel, TrajVLMForConditionalGeneration)):
+        return _chunked(model, pixels, frame_valid)
+    maker = token_maker(model)
+    if "backbone" in maker.modules:
+        output = getattr(model, "adapter", model)(pixels, frame_valid, return_dict=True)
+        embeds = output.last_hidden_state
+    else:
+        output = maker.modules["trajtok"](pixels, frame_valid)
+        embeds = output.trajectory_embeds
+    per_trajectory = embeds.shape[1] // _trajtok_config(model).num_trajectories
+    numbers = torch.arange(embeds.shape[1], device=embeds.device) // per_trajectory
+    clips = []
+    for clip, valid, ids, length in zip(embeds, output.token_valid, output.trajectory_ids, lengths, strict=True):
+        kept = torch.ones_like(valid) if maker.keeps_empty else valid
+        clips.append((ClipTokens(clip[kept], valid[kept], numbers[kept]), ids[:length]))
+    return clips
+
+
+def _chunked(model: PreTrainedModel, pixels: Tensor, frame_valid: Tensor) -> list[tuple[ClipTokens, Tensor]]:
     """As `_tokens_of`, of a TrajVLM: all tokens that its language model reads."""
     features = model.get_video_features(pixels, frame_valid, return_dict=True)
     most = model.config.trajtok_config.num_trajectories
@@ -127,7 +125,7 @@ def _chunked(model: PreTrainedModel, pixels: Tensor, frame_valid: Tensor) -> lis
         chunks = torch.arange(len(ids), device=ids.device) // per_chunk
         ids = torch.where(ids >= 0, ids + most * chunks[:, None, None], ids)
         numbers = features.token_chunks[place] * most + features.token_trajectories[place]
-        clips.append((tokens, numbers, ids))
+        clips.append((ClipTokens(tokens, torch.ones_like(numbers, dtype=torch.bool), numbers), ids))
     return clips
 
 
@@ -135,9 +133,12 @@ def _trajtok_config(model: PreTrainedModel):
     return getattr(model.config, "trajtok_config", model.config)
 
 
-def _row(
-    name: str, facts: dict, tokens: np.ndarray, trajectories: np.ndarray, ids: Tensor, with_masks: bool
-) -> TokenRow:
+def _row(name: str, facts: dict, clip: ClipTokens, ids: Tensor, with_masks: bool) -> TokenRow:
+    tokens, valid, trajectories = (
+        clip.tokens.float().cpu().numpy(),
+        clip.valid.cpu().numpy(),
+        clip.trajectories.tolist(),
+    )
     grid_hw, size_hw = tuple(ids.shape[1:]), (facts["height"], facts["width"])
     times_s = facts.get("frame_times_s")
     times_s = np.arange(len(ids)) if times_s is None else np.asarray(times_s)[: len(ids)]
@@ -147,7 +148,7 @@ def _row(
     area_shares = np.zeros(len(tokens), np.float32)
     boxes = np.full((len(tokens), len(ids), 4), np.nan, np.float32)
     spans_s = np.full((len(tokens), 2), np.nan)
-    for token, trajectory in enumerate(trajectories.tolist()):
+    for token, trajectory in enumerate(trajectories):
         if trajectory in place:
             area_shares[token] = seen.areas_px[place[trajectory]].sum() / seen.labels.size
             boxes[token] = seen.boxes_xyxy_px[place[trajectory]] * scale
@@ -157,5 +158,15 @@ def _row(
         codes = zip(seen.ids.tolist(), seen.to_coco_rle(), strict=True)
         masks = {number: [code["counts"] for code in frames] for number, frames in codes}
     return TokenRow(
-        name, tokens, trajectories, area_shares, boxes, spans_s, np.asarray(times_s, float), size_hw, masks, grid_hw
+        name=name,
+        tokens=tokens,
+        valid=valid,
+        trajectories=np.array(trajectories, np.int32),
+        area_shares=area_shares,
+        boxes_xyxy_px=boxes,
+        time_spans_s=spans_s,
+        frame_times_s=np.asarray(times_s, float),
+        size_hw=size_hw,
+        masks=masks,
+        grid_hw=grid_hw,
     )

@@ -1,12 +1,12 @@
-"""Which videos there are.
+"""Which videos there are, and what is told of them.
 
 In:   a folder, a manifest, or a `datasets` data set
-Out:  names, and for each its video: a path, or the bytes of a file
+Out:  names, and for each its video (a path, or the bytes of a file) and its annotations: a list of entries as JSON
+      knows them, of a folder {"label": the video's own folder}, otherwise the other fields of manifest or data set
 To:   tokenize_dataset.py
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from trajectory_data.clip_files import VIDEO_SUFFIXES
@@ -16,16 +16,22 @@ class VideoFiles:
     """Videos that are files; each once.
 
     Args:
-        names: of the videos, paths relative to the folder.
+        annotations: for each name, a path relative to the folder, its entries.
         folder: where they are.
+        source: what tells this list from others: the last two parts of its place.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path):
-        self.names, self.folder = list(dict.fromkeys(names)), folder
+    def __init__(self, annotations: dict[str, list[dict]], folder: Path, source: Path):
+        self.names, self.folder, self.annotations = list(annotations), folder, annotations
+        self.source = "/".join(source.resolve().parts[-2:])
 
     def video(self, index: int) -> str:
         """The file of a video."""
         return str(self.folder / self.names[index])
+
+    def annotations_of(self, index: int) -> list[dict]:
+        """What is told of a video."""
+        return self.annotations[self.names[index]]
 
 
 def list_videos(source: str, split: str = "train", column: str = "video") -> "VideoFiles | DataSetVideos":
@@ -49,29 +55,38 @@ def list_videos(source: str, split: str = "train", column: str = "video") -> "Vi
             raise ValueError(
                 f"{path} holds no video, expected files such as *{', *'.join(sorted(VIDEO_SUFFIXES)[:4])}."
             )
-        return VideoFiles([file.relative_to(path).as_posix() for file in files], path)
+        names = {
+            file.relative_to(path).as_posix(): [] if file.parent == path else [{"label": file.parent.name}]
+            for file in files
+        }
+        return VideoFiles(names, path, path)
     return DataSetVideos(source, split, column)
 
 
 def _from_manifest(path: Path) -> VideoFiles:
     try:
         text = path.read_text(encoding="utf-8")
-        entries = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
-        names = [entry["video"] for entry in entries]
+        # Texts may hold what `splitlines` takes for the end of a line.
+        lines = [line for line in text.split("\n") if line.strip()]
+        entries = [json.loads(line) for line in lines] if path.suffix == ".jsonl" else json.loads(text)
+        told = {}
+        for entry in entries:
+            name = entry["video"]
+            told.setdefault(name, []).append({key: value for key, value in entry.items() if key != "video"})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read ({type(error).__name__}: {error}), expected entries with a path under 'video'."
         ) from error
-    if not names:
+    if not told:
         raise ValueError(f"{path} names no video.")
-    return VideoFiles(names, path.parent)
+    return VideoFiles(told, path.parent, path)
 
 
 class DataSetVideos:
     """The videos of a `datasets` data set, which does not decode them; their names are the numbers of their rows."""
 
     def __init__(self, source: str, split: str, column: str):
-        from datasets import DatasetDict, Video, load_dataset, load_from_disk
+        from datasets import Audio, DatasetDict, Image, Video, load_dataset, load_from_disk
 
         if Path(source).is_dir():
             found = load_from_disk(source)
@@ -87,8 +102,25 @@ class DataSetVideos:
         self.rows = found.cast_column(column, Video(decode=False)) if isinstance(feature, Video) else found
         self.column = column
         self.names = [f"{index:09d}" for index in range(len(self.rows))]
+        self.source = f"{Path(source).name} split={split} column={column} fingerprint={found._fingerprint}"
+        left_out = [
+            name
+            for name, feature in found.features.items()
+            if name == column
+            or isinstance(feature, (Video, Image, Audio))
+            or getattr(feature, "dtype", "") == "binary"
+        ]
+        self.told = self.rows.remove_columns(left_out)
 
     def video(self, index: int) -> str | bytes:
         """The file or its bytes."""
         value = self.rows[index][self.column]
         return (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
+
+    def annotations_of(self, index: int) -> list[dict]:
+        """The row's other columns but for media; of a class its name."""
+        row = self.told[index] if self.told.column_names else {}
+        for name, value in row.items():
+            if hasattr(self.told.features[name], "int2str"):  # -1 stands for no class
+                row[name] = self.told.features[name].int2str(value) if value is not None and value >= 0 else None
+        return [row]

@@ -15,7 +15,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,12 @@ def run_script(
     parser.add_argument("--cache", type=Path, help="folder for decoded clips (default: OUT/clips)")
     parser.add_argument("--mixed-precision", choices=["no", "fp16", "bf16"], default="no")
     parser.add_argument("changes", nargs="*", help="fields of the recipe, such as num_steps=10 or train.seed=3")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     try:
         recipe = load_recipe(recipe_type, arguments.recipe, arguments.changes)
         train(recipe, arguments.out, arguments.cache or arguments.out / "clips", arguments.mixed_precision)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 1
     return 0
 
@@ -185,7 +185,7 @@ def run_training(
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         accelerator.register_for_checkpointing(averaged)
     judged = model if averaged is None else averaged.module
-    folder = RunFolder(out, accelerator)
+    folder = RunFolder(out, accelerator, kept_elsewhere(module))
     first_step = folder.resume()
     loader = DataLoader(
         views,
@@ -293,11 +293,29 @@ class StepBatches:
         return (self.recipe.num_steps - self.first_step) * self.recipe.accumulation_steps
 
 
-class RunFolder:
-    """Files of a run: checkpoints that are complete or absent, and a log that never runs ahead of them."""
+def kept_elsewhere(module: nn.Module) -> set[str]:
+    """Names of weights that parts of a module do not save, such as those of a backbone that has files of its own."""
+    return {
+        f"{place}.{name}".removeprefix("module.")
+        for place, part in module.named_modules()
+        for name in getattr(part, "_keys_to_ignore_on_save", None) or ()
+    }
 
-    def __init__(self, path: Path, accelerator: Accelerator):
+
+class RunFolder:
+    """Files of a run: checkpoints that are complete or absent, and a log that never runs ahead of them.
+
+    Args:
+        path: of the run.
+        accelerator: whose state is kept.
+        left_out: names of weights that checkpoints do not hold: the model has them before it is resumed.
+    """
+
+    def __init__(self, path: Path, accelerator: Accelerator, left_out: Collection[str] = ()):
         self.path, self.accelerator = path, accelerator
+        self.left_out = () if is_sharded(accelerator) else left_out
+        if self.left_out:
+            accelerator.register_save_state_pre_hook(self._leave_out)
         self.metrics = path / "metrics.jsonl"
         self.writer = None
 
@@ -310,7 +328,8 @@ class RunFolder:
         """Load the newest checkpoint and forget what was logged after it; returns the number of finished steps."""
         step = self.last_step()
         if step:
-            self.accelerator.load_state(str(self.path / "checkpoints" / f"step-{step}"))
+            strict = {"strict": False} if self.left_out else {}
+            self.accelerator.load_state(str(self.path / "checkpoints" / f"step-{step}"), **strict)
         if self.accelerator.is_main_process:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.metrics.exists():
@@ -320,6 +339,11 @@ class RunFolder:
             self.writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
         self.accelerator.wait_for_everyone()
         return step
+
+    def _leave_out(self, models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
+        for state in weights:
+            for name in [name for name in state if name.removeprefix("module.") in self.left_out]:
+                del state[name]
 
     def save(self, step: int) -> None:
         """Write a checkpoint beside its final name, then rename it; keep the two newest."""

@@ -31,13 +31,15 @@ def summary_distractors(rng: np.random.Generator, objects: Sequence[WorldObject]
     return found
 
 
-def altered_summaries(rng: np.random.Generator, objects: Sequence[WorldObject], count: int) -> list[str]:
-    """``count`` false versions of `language.summary_caption`, each wrong in one of `ATTRIBUTES`, in turn."""
-    found, start = [], int(rng.integers(len(ATTRIBUTES)))
+def altered_summaries(
+    rng: np.random.Generator, objects: Sequence[WorldObject], count: int, names: Sequence[str] = ATTRIBUTES
+) -> list[str]:
+    """``count`` false versions of `language.summary_caption`, each wrong in one attribute of ``names``, in turn."""
+    found, start = [], int(rng.integers(len(names)))
     largest = largest_object(objects)
     true = {"count": len(objects), **{name: getattr(largest, name) for name in VALUES}}
     for position in range(count):
-        name = ATTRIBUTES[(start + position) % len(ATTRIBUTES)]
+        name = names[(start + position) % len(names)]
         wrong = _other(rng, objects, name)
         while wrong == true[name]:
             wrong = _other(rng, objects, name)

@@ -40,8 +40,10 @@ def test_table_plot_and_record(base, tmp_path, capsys, monkeypatch):
     assert found == [(kind, t, seed, n) for t in (2, 4) for seed in (0, 1) for kind, n in tokens.items()]
     scores = [one["scores"] for one in record["results"]]
     assert len({one["questions"] for one in scores[:6]}) == 1 and scores[0]["questions"] > 5
-    rows = [line for line in table.splitlines() if line.startswith("| trajectories | 6 |")]
+    rows = [line for line in table.splitlines() if line.startswith("| trajectories | ") and " | 6 | " in line]
     assert len(rows) == 2 and f"| {50 * (scores[0]['exact_match'] + scores[3]['exact_match']):.1f} ± " in rows[0]
+    majority = [100 * share for name, share in scores[0].items() if name.startswith("majority/")]
+    assert f"| most frequent answer |  |  | 2 | {sum(majority) / len(majority):.1f} |" in table
     assert (tmp_path / "out" / "connectors.png").stat().st_size > 5000
 
     monkeypatch.setattr(connector_experiment, "run_training", lambda *args, **kwargs: pytest.fail("trained again"))

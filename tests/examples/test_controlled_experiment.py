@@ -1,5 +1,6 @@
 """The controlled experiment: equal terms for all systems, scores that mean what they say, nothing computed twice."""
 
+import copy
 import json
 from itertools import pairwise
 
@@ -7,11 +8,20 @@ import controlled_experiment
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from controlled_experiment import main
-from experiment import scores, systems
+from experiment import assignment, scores, systems
 from experiment.costs import flops_of, training_flops
 from experiment.report import comparison_table
-from experiment.scores import QUESTIONS, Seen, caption_scores, majority_scores, probe_scores, see
+from experiment.scores import (
+    QUESTIONS,
+    Seen,
+    caption_scores,
+    false_summaries,
+    majority_scores,
+    probe_scores,
+    see,
+)
 from experiment.systems import (
     SYSTEMS,
     VARIATIONS,
@@ -30,7 +40,7 @@ from training.clip_cache import ClipCache
 from training.contrastive_training import ContrastiveTraining
 from training.frozen_features import FrozenFeatures
 from training.pixels import normalise, pixels_of
-from worlds import WorldConfig, render_world
+from worlds import WorldConfig, render_world, summary_caption
 
 from modeling_trajtok import TrajTokModel, TrajViT2Model
 
@@ -117,6 +127,42 @@ def test_variations_differ_in_what_trains_the_segmenter(segmenter, shared):
     assert {name for name, reached in found.items() if reached} == {"task's gradient", "both"}
 
 
+def encode(model, logits, clips):
+    """Tokens of a model whose segmenter gives these logits."""
+    model.segmenter.assignment_logits = lambda features, queries: logits
+    with torch.no_grad():
+        return model(clips).trajectory_embeds
+
+
+def test_soft_and_hard_assignment(tiny_config):
+    tiny_config.encoder_queries, tiny_config.num_trajectories = "latents_and_mean", 12
+    segmenter = TrajTokModel(tiny_config).eval()
+    clips = torch.randn(2, 2, 3, 32, 32)
+    ids = torch.randint(0, 12, (2, 2 * 8 * 8))
+    certain = 200.0 * F.one_hot(ids, 12)
+    unsure = torch.where(certain > 0, certain / 50, torch.randn_like(certain).clamp(max=1))
+    models = {name: copy.deepcopy(segmenter) for name in ("mixed", "soft", "hard")}
+    assignment.assign_softly(models["soft"])
+    assignment.assign_hard(models["hard"])
+    tokens = {name: encode(model, certain, clips) for name, model in models.items()}
+    for name in ("soft", "hard"):  # whoever is certain assigns hard
+        torch.testing.assert_close(tokens[name], tokens["mixed"], atol=1e-4, rtol=1e-4)
+    hard = encode(models["hard"], unsure, clips)
+    torch.testing.assert_close(hard, tokens["hard"], atol=1e-4, rtol=1e-4)
+    mixed, soft = encode(models["mixed"], unsure, clips), encode(models["soft"], unsure, clips)
+    for one, other in ((mixed, hard), (soft, hard), (soft, mixed)):
+        assert (one - other).abs().max() > 1e-2
+
+
+def test_soft_assignment_reads_no_padding(segmenter):
+    clips, frame_valid = torch.randn(1, 3, 3, 32, 32), torch.tensor([[True, True, False]])
+    assignment.assign_softly(segmenter)
+    with torch.no_grad():
+        padded = segmenter(clips, frame_valid=frame_valid).trajectory_embeds
+        alone = segmenter(clips[:, :2]).trajectory_embeds
+    torch.testing.assert_close(padded, alone, atol=1e-4, rtol=1e-4)
+
+
 # --- worlds ----------------------------------------------------------------------------------------------------------
 
 
@@ -161,7 +207,9 @@ def test_who_knows_the_captions_has_all_points(seen, monkeypatch):
     monkeypatch.setattr(scores, "embed_captions", embed)
     candidates = scores.candidate_captions
     told = [candidates(np.random.default_rng([0, place]), own) for place, own in enumerate(seen.objects)]
-    texts = list(dict.fromkeys(text for group in told for text in group))
+    false = [false_summaries(np.random.default_rng([1, place]), own) for place, own in enumerate(seen.objects)]
+    groups = [*told, *(texts for own in false for texts in own.values())]
+    texts = list(dict.fromkeys(text for group in groups for text in group))
     embeds = torch.zeros(24, len(texts))
     for row, group in enumerate(told):
         embeds[row, texts.index(group[0])] = embeds[row, texts.index(group[scores.NUM_CANDIDATES])] = 1.0
@@ -170,10 +218,31 @@ def test_who_knows_the_captions_has_all_points(seen, monkeypatch):
     assert (found["zero_shot"], found["motion"], found["r1"], found["tokens"]) == (1.0, 1.0, 1.0, 5.0)
     counts = [len(own) for own in seen.objects]
     assert found["by_objects"] == {str(number): (counts.count(number),) * 2 for number in sorted(set(counts))}
-    wrong = Seen(embeds.roll(1, 0), seen.states, seen.num_tokens, seen.records)
-    assert caption_scores(NoModel(), None, wrong)["zero_shot"] < 0.2
-    blind = Seen(torch.ones_like(embeds), seen.states, seen.num_tokens, seen.records)
-    assert caption_scores(NoModel(), None, blind)["zero_shot"] == 0.0  # all captions alike is no answer
+    assert found["pairs"] == {"count": 1.0, "colour": 1.0, "shape": 1.0, "motion": 1.0, "mean": 1.0}
+    wrong = caption_scores(NoModel(), None, Seen(embeds.roll(1, 0), seen.states, seen.num_tokens, seen.records))
+    assert wrong["zero_shot"] < 0.2 and wrong["pairs"]["mean"] < 0.2
+    alike = Seen(torch.ones_like(embeds), seen.states, seen.num_tokens, seen.records)
+    blind = caption_scores(NoModel(), None, alike)
+    assert blind["zero_shot"] == blind["pairs"]["mean"] == 0.0  # all captions alike is no answer
+    for row, group in enumerate(false):  # who takes colours for what they are not, and knows all else
+        embeds[row] += sum(2.0 * torch.eye(len(texts))[texts.index(text)] for text in set(group["colour"]))
+    coloured = caption_scores(NoModel(), None, known)["pairs"]
+    assert coloured == {"count": 1.0, "colour": 0.0, "shape": 1.0, "motion": 1.0, "mean": 0.75}
+
+
+def test_false_summaries_are_wrong_in_what_they_are_said_to_be(seen):
+    for objects in seen.objects:
+        true, found = (
+            summary_caption(objects).split(": the largest, "),
+            false_summaries(np.random.default_rng(0), objects),
+        )
+        assert {name: len(texts) for name, texts in found.items()} == dict.fromkeys(found, scores.NUM_PAIRS)
+        for name, texts in found.items():
+            for text in texts:
+                count, largest = text.split(": the largest, ")
+                assert (count != true[0], largest != true[1]) == (name == "count", name != "count")
+        [colour], [shape] = ({text.split()[-1] for text in found[name]} for name in ("colour", "count"))
+        assert colour == shape  # both leave the motion, which comes last
 
 
 def test_probes_read_what_is_in_the_states_and_nothing_else(seen):
@@ -259,9 +328,8 @@ def test_what_is_done_is_not_done_again(segmenter, shared, tmp_path, monkeypatch
     segmenter.save_pretrained(tmp_path / "trajtok")
     monkeypatch.setattr(controlled_experiment, "Sizes", lambda: SIZES)
     monkeypatch.setattr(controlled_experiment, "LONGER", (3,))
-    few = {name: VARIATIONS[name] for name in ("frozen segmenter", "both")}
-    monkeypatch.setattr(controlled_experiment, "VARIATIONS", few)
-    chosen = ["--systems", "trajvit2", "given-trajectories", "vit3d", "--seeds", "1", "--budget-tflop", "0.0015"]
+    few = ["frozen segmenter", "both"]
+    chosen = ["--variations", *few, "--systems", "trajvit2", "given-trajectories", "vit3d", "--seeds", "1", "--budget-tflop", "0.0015"]
     chosen += ["--ablation-steps", "2", "--frames", "2", "--cost-clips", "1", "--clips", "9", "--held-out-clips", "3"]
     chosen += ["--batch-size", "4", "--trajtok", str(tmp_path / "trajtok"), "--texts", str(tmp_path / "trajvit2")]
     chosen += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
@@ -284,7 +352,7 @@ def test_what_is_done_is_not_done_again(segmenter, shared, tmp_path, monkeypatch
         assert set(one["scores"]["frames"]) == {"2", "3"} and set(one["scores"]["difficulty"]) == set(MIXED)
     fewest = min(one["steps"] for one in results["flops"])
     assert {one["steps"] for one in results["samples"]} == {fewest}
-    assert [one["variation"] for one in results["ablations"]] == [*few]
+    assert [one["variation"] for one in results["ablations"]] == few
     quality = {one["variation"]: one["segmentation"]["fg_ari"] for one in results["ablations"]}
     assert quality["frozen segmenter"] != quality["both"]
     for table in ("comparison", "costs", "ablations"):
@@ -307,20 +375,30 @@ def test_what_is_done_is_not_done_again(segmenter, shared, tmp_path, monkeypatch
 
 def test_tables_show_means_and_deviations():
     def run(zero_shot, probes):
-        worlds = {name: {"zero_shot": zero_shot, "r1": 0.5, "tokens": 7.0} for name in MIXED}
-        read = {name: {"mean": probes} for name in MIXED}
+        pairs = {"count": 0.5, "colour": zero_shot, "shape": 0.5, "motion": 0.5, "mean": 0.55}
+        worlds = {name: {"zero_shot": zero_shot, "pairs": pairs, "r1": 0.5, "tokens": 7.0} for name in MIXED}
+        answers = dict.fromkeys(QUESTIONS, 0.25)
+        read = {name: answers | {"mean": probes, "shape": probes / 2} for name in MIXED}
+        majority = dict.fromkeys(MIXED, answers | {"mean": 0.25})
         return {
             "system": "rlt", "matched": "flops", "parameters": 1_234_000, "steps": 10, "step_flops": 3e9,
             "held_out_clips": 50,
-            "scores": {"difficulty": worlds, "probes": read, "majority": {name: {"mean": 0.25} for name in MIXED}},
+            "scores": {"difficulty": worlds, "probes": read, "majority": majority},
         }  # fmt: skip
 
-    lines = comparison_table([run(0.1, 0.3), run(0.3, 0.4)]).splitlines()
-    cells = [cell.strip() for cell in lines[-2].split("|")[1:-1]]
-    assert cells[:6] == ["rlt", "1.23 M", "10", "3", "7", "20.0 ± 14.1"]
-    assert cells[8] == "50.0 ± 0.0" and cells[-1] == "35.0 ± 7.1"
-    chance = [cell.strip() for cell in lines[-1].split("|")[6:-1]]
-    assert chance == ["4.2"] * 3 + ["2.0"] * 3 + ["25.0"] * 3
+    told = comparison_table([run(0.1, 0.3), run(0.3, 0.4)])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told.splitlines() if line.startswith("| ")]
+    titles, found, chance = rows[:3]
+    assert found == ["rlt", "1.23 M", "10", "3", "7", "20.0 ± 14.1", "55.0 ± 0.0", "50.0 ± 0.0", "35.0 ± 7.1"]
+    assert titles[5:] == ["zero-shot", "pairs", "R@1", "probes"] and chance[5:] == ["4.2", "50.0", "2.0", "25.0"]
+    titles, found, chance = rows[3:6]
+    assert dict(zip(titles, found, strict=True))["zero-shot, hard"] == "20.0 ± 14.1"
+    assert chance[1:] == ["4.2"] * 3 + ["50.0"] * 3 + ["2.0"] * 3 + ["25.0"] * 3
+    titles, found, chance = (dict(zip(rows[6], row, strict=True)) for row in rows[6:])
+    assert (found["pairs: colour"], found["probe: shape"], found["probe: count"]) == (
+        "20.0 ± 14.1", "17.5 ± 3.5", "25.0 ± 0.0"
+    )  # fmt: skip
+    assert chance["pairs: colour"] == "50.0" and chance["probe: camera"] == "25.0"
 
 
 def test_a_missing_checkpoint_is_one_line(tmp_path, capsys):

@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 from evaluation.video_prompts import EncodedVideo, video_prompts
 from token_data import collate_tokens, list_videos, open_tokens, video_features
 from tokenize_dataset import main
@@ -114,6 +115,39 @@ def test_trajvit2_from_tokens(videos, checkpoint, tmp_path):
     torch.testing.assert_close(half, expected, atol=2e-2, rtol=2e-2)
     table = pq.read_table(next((tmp_path / "half").glob("shard-*.parquet")))
     assert str(table.schema.field("tokens").type.value_type.value_type) == "halffloat"
+
+
+def test_models_that_read_empty_trajectories_get_them(videos, checkpoint, tmp_path):
+    """The released TrajViT2 attends to them, so clips of different scenes have the same number of tokens."""
+    model = TrajViT2Model.from_pretrained(checkpoint)
+    model.config.transformer_config.mask_empty_trajectories = False
+    model.save_pretrained(checkpoint)
+    assert run(videos, checkpoint, tmp_path / "tokens", "--dtype", "float32", "--masks") == 0
+    rows = open_tokens(tmp_path / "tokens", model)
+    model, processor = TrajViT2Model.from_pretrained(checkpoint), AutoVideoProcessor.from_pretrained(checkpoint)
+    with torch.no_grad():
+        inputs = processor([str(videos / name) for name in NAMES], return_tensors="pt")
+        expected = model.get_video_features(**inputs)
+        found = model.get_video_features(**collate_tokens(rows))
+    torch.testing.assert_close(found.pooler_output, expected.pooler_output, **CLOSE)
+    assert torch.equal(found.token_valid, expected.token_valid) and not found.token_valid.all()
+
+
+def test_a_model_in_bfloat16(videos, checkpoint, tmp_path, capsys):
+    out = tmp_path / "tokens"
+    options = ["--dtype", "float32", "--batch-size", "1"]  # roundings depend on the batch
+    assert run(videos, checkpoint, out, *options, "--model-dtype", "bfloat16") == 0
+    rows = open_tokens(out, str(checkpoint))
+    model = TrajViT2Model.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    processor = AutoVideoProcessor.from_pretrained(checkpoint)
+    for row in rows:
+        inputs = processor(str(videos / row["name"]), return_tensors="pt")
+        with torch.no_grad():
+            output = model.video_model.trajtok(inputs["pixel_values_videos"].bfloat16(), inputs["frame_valid"])
+        expected = output.trajectory_embeds[0, output.token_valid[0]].float()
+        torch.testing.assert_close(torch.tensor(row["tokens"]), expected)
+    assert run(videos, checkpoint, out, *options) == 1
+    assert "model_dtype" in capsys.readouterr().err
 
 
 def test_trajadapter_from_tokens(videos, tiny_config, tmp_path):
@@ -241,7 +275,7 @@ def test_a_full_disk_stops_the_work_cleanly(videos, checkpoint, tmp_path):
 def test_tokens_of_another_checkpoint_are_refused(videos, checkpoint, save_trajvit2, tmp_path, capsys):
     out, other = tmp_path / "tokens", save_trajvit2(tmp_path / "other", ["red"], 40, seed=1)
     assert run(videos, checkpoint, out) == 0
-    with pytest.raises(ValueError, match=r"made with .*model \(weights .*the model is .*other"):
+    with pytest.raises(ValueError, match=r"made with model, the model is other: weights \w+ instead of \w+ make"):
         open_tokens(out, str(other))
     assert run(videos, other, out) == 1
     assert "were made with checkpoint" in capsys.readouterr().err
@@ -249,6 +283,81 @@ def test_tokens_of_another_checkpoint_are_refused(videos, checkpoint, save_trajv
     assert "were made with processor" in capsys.readouterr().err
     with pytest.raises(ValueError, match="holds no shard"):
         open_tokens(tmp_path)
+
+
+def test_what_was_trained_on_the_tokens_still_reads_them(videos, checkpoint, tmp_path, tiny_config):
+    assert run(videos, checkpoint, tmp_path / "tokens", "--dtype", "float32") == 0
+    model = TrajViT2Model.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.video_model.transformer.norm.weight += 1.0
+    assert len(open_tokens(tmp_path / "tokens", model)) == 4
+    assert len(open_tokens(tmp_path / "tokens", model.double())) == 4
+    with torch.no_grad():
+        next(model.video_model.trajtok.encoder.parameters()).add_(1.0)
+    with pytest.raises(ValueError, match="weights"):
+        open_tokens(tmp_path / "tokens", model)
+    changed = TrajViT2Model.from_pretrained(checkpoint)
+    changed.video_model.trajtok.config.num_neighbours = 3
+    with pytest.raises(ValueError, match="settings"):
+        open_tokens(tmp_path / "tokens", changed)
+
+
+def test_other_videos_do_not_go_to_the_same_folder(videos, checkpoint, tmp_path, capsys):
+    """Names are those of files or numbers of rows, so a second source would be taken for done."""
+    column = [str(videos / "b" / "clip0.mp4")]
+    for name, other in (("first", column), ("second", [str(videos / "a" / "clip3.mp4")])):
+        Dataset.from_dict({"video": other}).save_to_disk(tmp_path / name)
+    assert run(tmp_path / "first", checkpoint, tmp_path / "tokens") == 0
+    assert run(tmp_path / "second", checkpoint, tmp_path / "tokens") == 1
+    assert "were made with source first split=train" in capsys.readouterr().err
+    assert run(tmp_path / "first", checkpoint, tmp_path / "tokens") == 0
+
+
+def test_time_stamps_that_go_back_are_one_bad_video(videos, checkpoint, tmp_path, capsys):
+    """Two streams one after the other, as `cat a.ts b.ts` makes them."""
+    joined = b""
+    for name in ("b/clip0.mp4", "b/clip2.mp4"):
+        with av.open(str(videos / name)) as source, av.open(str(tmp_path / "part.ts"), "w") as target:
+            stream = target.add_stream("mpeg2video", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for frame in source.decode(video=0):
+                target.mux(stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")))
+            target.mux(stream.encode())
+        joined += (tmp_path / "part.ts").read_bytes()
+    (videos / "a" / "joined.ts").write_bytes(joined)
+    assert run(videos, checkpoint, tmp_path / "tokens") == 0
+    assert open_tokens(tmp_path / "tokens")["name"] == NAMES
+    assert "a/joined.ts: its time stamps go back" in " ".join(capsys.readouterr().err.split())
+
+
+def test_annotations_stay_with_their_videos(videos, checkpoint, tmp_path):
+    assert run(videos, checkpoint, tmp_path / "folder") == 0
+    told = [json.loads(row["annotations"]) for row in open_tokens(tmp_path / "folder")]
+    assert told == [[{"label": "a"}]] * 2 + [[{"label": "b"}]] * 2
+    manifest = videos / "list.json"
+    entries = [
+        {"video": "b/clip2.mp4", "caption": "x"},
+        {"video": "a/clip1.mp4"},
+        {"video": "b/clip2.mp4", "caption": "y"},
+    ]
+    manifest.write_text(json.dumps(entries))
+    assert run(manifest, checkpoint, tmp_path / "manifest") == 0
+    told = [json.loads(row["annotations"]) for row in open_tokens(tmp_path / "manifest")]
+    assert told == [[{}], [{"caption": "x"}, {"caption": "y"}]]
+    rows = {
+        "video": [str(videos / "b" / "clip0.mp4"), str(videos / "a" / "clip1.mp4")],
+        "kind": [1, -1],  # -1: no class
+        "words": [["a", "b"], []],
+        "image": [b"1", b"2"],
+    }
+    features = Features(
+        {"video": Value("string"), "kind": ClassLabel(names=["red", "blue"]), "words": [Value("string")],
+         "image": Value("binary")}
+    )  # fmt: skip
+    Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    assert run(tmp_path / "saved", checkpoint, tmp_path / "rows") == 0
+    first, second = (json.loads(row["annotations"]) for row in open_tokens(tmp_path / "rows"))
+    assert first == [{"kind": "blue", "words": ["a", "b"]}] and second == [{"kind": None, "words": []}]
 
 
 def test_other_sources(videos, checkpoint, tmp_path):

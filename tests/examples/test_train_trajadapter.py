@@ -1,11 +1,13 @@
 """Training a probe on a frozen backbone: on worlds and on folders of classes, and what is saved of it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from train_trajadapter import main
 from trajectory_data import ClipRecord, open_dataset, write_clip
 from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoVideoProcessor
@@ -65,6 +67,8 @@ def test_a_run_continues_and_its_head_classifies(probe, recipe_path, tmp_path):
     run, again = tmp_path / "run", tmp_path / "again"
     fixed = ["--recipe", str(recipe_path), "--cache", str(tmp_path / "clips"), f"model.probe={probe}"]
     assert main([*fixed, "--out", str(run)]) == 0
+    kept = load_file(run / "checkpoints" / "step-2" / "model.safetensors")  # the backbone has files of its own
+    assert any("classifier" in name for name in kept) and not any(".backbone.model." in name for name in kept)
     (again / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "step-2").rename(again / "checkpoints" / "step-2")
     assert main([*fixed, "--out", str(again)]) == 0
@@ -112,3 +116,20 @@ def test_what_does_not_fit_is_one_line(recipe_path, class_folders, tmp_path, cap
     assert "label is 'size', expected one of motion, shape, colour" in capsys.readouterr().err
     assert main([*fixed, "backbone=''"]) == 1
     assert "names no backbone" in capsys.readouterr().err
+    assert main([*fixed, f"backbone={tmp_path / 'nothing'}"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and "nothing" in error
+
+
+def test_held_out_files_that_cannot_be_read(recipe_path, class_folders, tmp_path, capsys):
+    held_out = tmp_path / "held_out"
+    shutil.copytree(class_folders, held_out)
+    (held_out / "left" / "9.mp4").write_bytes(b"no video")
+    fixed = ["--recipe", str(recipe_path), f"train.path={class_folders}", f"held_out.path={held_out}"]
+    fixed += ["held_out.num_clips=0"]
+    assert main([*fixed, "--out", str(tmp_path / "strict")]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "9.mp4" in error and "Set held_out.skip_bad=true" in error
+    assert main([*fixed, "--out", str(tmp_path / "lenient"), "held_out.skip_bad=true"]) == 0
+    last = json.loads((tmp_path / "lenient" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["held_out/clips"] == 6

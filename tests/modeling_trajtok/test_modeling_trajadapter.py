@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
@@ -15,8 +16,11 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    DeiTForImageClassificationWithTeacher,
     Trainer,
     TrainingArguments,
+    ViTForImageClassification,
+    VivitForVideoClassification,
     pipeline,
 )
 
@@ -140,15 +144,60 @@ def test_heads_learn_and_backbones_do_not(kind, clips):
     assert not any(part.training for part in model.adapter.backbone.model.modules())
 
 
-def test_the_task_trains_the_segmenter_on_request(clips):
+def test_the_task_trains_the_segmenter_on_request(clips, caplog):
     trajtok = {**TRAJTOK, "encoder_queries": "latents_and_mean"}
     model = classifier(freeze_segmenter=False, trajtok_config=trajtok).train()
     model(clips, labels=torch.tensor([0, 2])).loss.backward()
     gradients = [p.grad.abs().max() for n, p in model.named_parameters() if "trajectory_head" in n]
     assert gradients and min(gradients) > 0
+    assert "no gradient" not in caplog.text
     labels = torch.randint(0, 3, (2, 8, 64, 96))
     plain, taught = (model(clips, labels=torch.tensor([0, 2]), trajectory_labels=given) for given in (None, labels))
     assert taught.loss > plain.loss
+    # Hard assignments pass no gradient on, which is told.
+    model = classifier(freeze_segmenter=False).train()
+    assert "no gradient" in caplog.text and "latents_and_mean" in caplog.text
+    model(clips, labels=torch.tensor([0, 2])).loss.backward()
+    assert all(p.grad is None for n, p in model.named_parameters() if ".segmenter." in n)
+
+
+@pytest.mark.parametrize("probe", ["trajectories", "mean"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixel_values_videos": torch.zeros(2, 3, 64, 64)}, r"shape \(2, 3, 64, 64\), expected \(clips, frames, 3"),
+        ({"pixel_values_videos": torch.zeros(1, 2, 3, 64, 64, dtype=torch.uint8)}, "floating-point pixels"),
+        ({"frame_valid": torch.tensor([[True, False, True, True]] * 2)}, "padding is not at the end"),
+        ({"frame_valid": torch.zeros(2, 4, dtype=torch.bool)}, "at least one per clip"),
+        ({"frame_valid": torch.ones(2, 3, dtype=torch.bool)}, r"frame_valid of shape \(2, 3\), expected \(2, 4\)"),
+        ({"frame_vaild": None}, "did you mean `frame_valid`"),
+        ({"trajectory_label": None}, "did you mean `trajectory_labels`"),
+    ],
+)
+def test_bad_inputs_are_named_for_every_probe(probe, change, message, clips):
+    model = classifier(probe=probe)
+    with pytest.raises(ValueError, match=message):
+        model(**{"pixel_values_videos": clips[:, :4], **change})
+
+
+def test_a_backbone_that_leaves_out_patches_at_random_is_refused(clips):
+    config = AutoConfig.for_model("vit_mae", **WITH_MLP, image_size=64, patch_size=8)
+    backbone = PatchBackbone(TrajAdapterConfig(backbone_config=config, trajtok_config=TRAJTOK))
+    with pytest.raises(ValueError, match="ViTMAEModel gives other states when it sees the same"):
+        backbone(clips[..., :64])
+
+
+def test_calls_are_whole_patches():
+    with pytest.raises(
+        (ValueError, StrictDataclassError),
+        match="got 5 frames for a call of the backbone, expected a multiple of the 2",
+    ):
+        config_of("vjepa2", backbone_num_frames=5)
+
+
+def test_a_backbone_without_a_width_is_refused():
+    with pytest.raises(ValueError, match="class EfficientNetConfig, which names neither hidden_size"):
+        TrajAdapterConfig(backbone_config=AutoConfig.for_model("efficientnet"))
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "timesformer", "videomae", "vjepa2"])
@@ -203,6 +252,29 @@ def test_probes_read_the_same_features(clips):
         classifier("siglip_vision_model", probe="cls")(clips)
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "size", "expected"),
+    [
+        ("swin", BACKBONES["swin"][0], (60, 60), (8, 8)),  # 49 patches and 15 others would be as many tokens
+        ("swin", BACKBONES["swin"][0], (60, 64), (8, 8)),
+        ("resnet", {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 24], "depths": [1, 1, 1, 1]}, (48, 80), (2, 3)),
+        ("dinov2", BACKBONES["dinov2"][0], (60, 60), (7, 7)),
+    ],
+)
+def test_images_that_patches_do_not_divide(kind, settings, size, expected):
+    torch.manual_seed(0)
+    backbone = PatchBackbone(
+        TrajAdapterConfig(backbone_config=AutoConfig.for_model(kind, **settings), trajtok_config=TRAJTOK)
+    )
+    clips = torch.randn(1, 1, 3, *size)
+    before = backbone(clips)
+    assert tuple(before.grid) == (1, *expected) and (before.cls is not None) == (kind == "dinov2")
+    if kind != "resnet":  # whose patches see all
+        clips[..., 17:23, 41:47] += 1.0
+        change = (backbone(clips).patches - before.patches).norm(dim=-1)
+        assert int(change.argmax()) == 2 * expected[1] + 5
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +327,46 @@ def test_a_preprocessor_that_scales_otherwise_is_understood(backbone_folder, cli
     rgb = torch.rand(5, 3)
     expected = ((rgb * 255 / 127.5 - 1) - torch.tensor([0.4, 0.5, 0.6])) / torch.tensor([0.2, 0.3, 0.4])
     torch.testing.assert_close((rgb - mean) / std, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "std"),
+    [
+        ({"do_normalize": False}, 0.0, 1.0),
+        ({"do_normalize": False, "do_rescale": False}, 0.0, 1 / 255),
+        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, 0.5, 0.5),
+        (
+            {"video_processor_type": "VivitVideoProcessor", "rescale_factor": 1 / 127.5, "image_mean": [0.5] * 3,
+             "image_std": [0.5] * 3}, 0.75, 0.25,
+        ),
+    ],
+)  # fmt: skip
+def test_a_preprocessor_of_videos_is_read(settings, mean, std, backbone_folder):
+    (backbone_folder / "preprocessor_config.json").unlink()
+    (backbone_folder / "video_preprocessor_config.json").write_text(json.dumps(settings))
+    config = adapter_on(backbone_folder).config
+    assert config.backbone_image_mean == pytest.approx([mean] * 3)
+    assert config.backbone_image_std == pytest.approx([std] * 3)
+
+
+def test_a_missing_preprocessor_is_told(backbone_folder, caplog):
+    (backbone_folder / "preprocessor_config.json").unlink()
+    with caplog.at_level("WARNING"):
+        config = adapter_on(backbone_folder).config
+    assert "backbone_image_mean" in caplog.text and config.backbone_image_mean == [0.485, 0.456, 0.406]
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit", "vivit"])
+def test_classifiers_lend_their_backbone(kind, tmp_path):
+    """They are saved without the pooling head that AutoModel would add."""
+    settings = BACKBONES["vivit"][0] if kind == "vivit" else {**WITH_MLP, "image_size": 64, "patch_size": 16}
+    classes = {"vit": ViTForImageClassification, "deit": DeiTForImageClassificationWithTeacher}
+    torch.manual_seed(0)
+    whole = classes.get(kind, VivitForVideoClassification)(AutoConfig.for_model(kind, **settings))
+    whole.save_pretrained(tmp_path)
+    taken = adapter_on(tmp_path).adapter.backbone.model.state_dict()
+    given = getattr(whole, kind).state_dict()
+    assert given and all(torch.equal(taken[name], value) for name, value in given.items())
 
 
 def test_a_whole_model_of_images_and_text_gives_its_vision_tower(backbone_folder, clips):
@@ -345,7 +457,7 @@ def test_trainer_learns_with_it(tmp_path):
         arguments,
         train_dataset=Squares(32),
         eval_dataset=Squares(8),
-        compute_metrics=lambda found: {"accuracy": float((found.predictions[0].argmax(-1) == found.label_ids).mean())},
+        compute_metrics=lambda found: {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())},
     )
     trainer.train()
     assert trainer.evaluate()["eval_accuracy"] == 1.0
