@@ -329,7 +329,8 @@ def test_what_is_done_is_not_done_again(segmenter, shared, tmp_path, monkeypatch
     monkeypatch.setattr(controlled_experiment, "Sizes", lambda: SIZES)
     monkeypatch.setattr(controlled_experiment, "LONGER", (3,))
     few = ["frozen segmenter", "both"]
-    chosen = ["--variations", *few, "--systems", "trajvit2", "given-trajectories", "vit3d", "--seeds", "1", "--budget-tflop", "0.0015"]
+    chosen = ["--systems", "trajvit2", "given-trajectories", "vit3d", "--seeds", "1", "--budget-tflop", "0.0015"]
+    chosen += ["--variations", *few]
     chosen += ["--ablation-steps", "2", "--frames", "2", "--cost-clips", "1", "--clips", "9", "--held-out-clips", "3"]
     chosen += ["--batch-size", "4", "--trajtok", str(tmp_path / "trajtok"), "--texts", str(tmp_path / "trajvit2")]
     chosen += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
