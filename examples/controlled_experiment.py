@@ -121,7 +121,9 @@ class Experiment:
         clips = worlds_of(difficulty, number, max(LONGER), size_px, seed=HELD_OUT_SEED)
         return CachedRecords(self.cache(f"{difficulty}-{HELD_OUT_SEED}", clips, num_frames), number)
 
-    def recipe(self, seed: int, num_steps: int, *, segmentation: bool = False) -> TrajViT2Recipe:
+    def recipe(
+        self, seed: int, num_steps: int, *, segmentation: bool = False, num_evaluations: int = 3
+    ) -> TrajViT2Recipe:
         """Of any run."""
         return TrajViT2Recipe(
             batch_size=self.settings.batch_size,
@@ -138,7 +140,7 @@ class Experiment:
             named_trajectories=0,
             segmentation=segmentation,
             checkpoint_every=max(100, num_steps // 4),
-            evaluate_every=max(1, -(-num_steps // 3)),
+            evaluate_every=max(1, -(-num_steps // num_evaluations)),
         )
 
     def views(self, name: str, recipe: TrajViT2Recipe, *, cached: bool = False) -> CaptionViews:
@@ -182,15 +184,15 @@ class Experiment:
             scores |= {f"{name}/{difficulty}": found[name] for name in ("zero_shot", "pairs", "motion", "r1")}
         return scores
 
-    def all_scores(self, model: TrajViT2Model) -> dict:
+    def all_scores(self, model: TrajViT2Model, longer: Sequence[int] = ()) -> dict:
         """By difficulty, by length of clip, and of probes."""
         frames = self.sizes.num_frames
         seen = {name: see(model, self.held_out(name, frames)) for name in MIXED}
         training = see(model, CachedRecords(self.training_clips(), NUM_PROBE_CLIPS))
         difficulty = {name: caption_scores(model, self.tokenizer, own) for name, own in seen.items()}
-        longer = {count: see(model, self.held_out("default", count)) for count in LONGER}
         by_frames = {frames: difficulty["default"]}
-        by_frames |= {count: caption_scores(model, self.tokenizer, own) for count, own in longer.items()}
+        for count in longer:
+            by_frames[count] = caption_scores(model, self.tokenizer, see(model, self.held_out("default", count)))
         return {
             "difficulty": difficulty,
             "probes": {name: probe_scores(training, own) for name, own in seen.items()},
@@ -240,7 +242,7 @@ class Experiment:
             "versions": versions(),
             "parameters": num_trained(model.video_model),
             "curve": [line for line in lines if "held_out/zero_shot/default" in line],
-            "scores": self.all_scores(model),
+            "scores": self.all_scores(model, LONGER if variation is None else ()),
             "seconds": round(time.time() - started, 1),
         }
         if name == "trajvit2":
@@ -271,7 +273,9 @@ class Experiment:
         for seed in range(self.settings.seeds):
             for name in self.settings.variations:
                 variation = VARIATIONS[name]
-                recipe = self.recipe(seed, self.settings.ablation_steps, segmentation=variation.segmentation)
+                recipe = self.recipe(
+                    seed, self.settings.ablation_steps, segmentation=variation.segmentation, num_evaluations=1
+                )
                 slug = "".join(letter if letter.isalnum() else "-" for letter in name)
                 build = partial(build_variation, variation, self.shared, seed)
                 yield {"variation": name, **self.train(slug, build, recipe, "trajvit2", variation)}
