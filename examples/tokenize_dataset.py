@@ -33,6 +33,7 @@ from token_data import TokenShards, list_videos, load_model, maker_identity, tok
 from token_data.tokenizing import TokenRow
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+from training.precision import warn_if_slow
 from transformers import AutoVideoProcessor
 
 from modeling_trajtok import TrajTokVideoProcessor
@@ -125,7 +126,10 @@ def run(settings: argparse.Namespace) -> None:
     todo = [index for index, name in enumerate(videos.names) if name not in finished]
     accelerator.wait_for_everyone()
     chosen = todo[accelerator.process_index :: accelerator.num_processes]
-    model.to(accelerator.device, getattr(torch, settings.model_dtype))
+    model_dtype = getattr(torch, settings.model_dtype)
+    if accelerator.is_main_process:
+        warn_if_slow(accelerator.device, model_dtype)
+    model.to(accelerator.device, model_dtype)
     numbers = {name: index for index, name in enumerate(videos.names)}
     loader = DataLoader(
         DecodedVideos(videos, chosen, processor),

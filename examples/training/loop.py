@@ -37,6 +37,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from .clip_cache import ClipCache, open_clips
+from .precision import warn_if_slow
 from .recipe import LoopRecipe, Recipe, load_recipe
 
 
@@ -100,6 +101,8 @@ def build_accelerator(recipe: LoopRecipe, mixed_precision: str, *, every_step_tr
             "The launch asks for version 1 of FSDP, expected version 2. Set fsdp_version: 2, as in "
             "examples/recipes/fsdp.yaml."
         )
+    if mixed_precision != "no" and accelerator.is_main_process:
+        warn_if_slow(accelerator.device, {"bf16": torch.bfloat16, "fp16": torch.float16}[mixed_precision])
     set_seed(recipe.seed)
     return accelerator
 
