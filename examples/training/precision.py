@@ -21,8 +21,8 @@ def warn_if_slow(device: torch.device, dtype: torch.dtype) -> None:
     ratio = seconds_of_product(dtype) / seconds_of_product(torch.float32)
     if ratio > 2:
         warnings.warn(
-            f"This CPU multiplies matrices {ratio:.0f} times more slowly in {dtype} than in torch.float32, expected it "
-            "to be faster: the processor has no arithmetic for it. Compute in single precision here.",
+            f"This CPU multiplies matrices {ratio:.0f} times more slowly in {dtype} than in torch.float32, expected "
+            "it to be faster: the processor has no arithmetic for it. Compute in single precision here.",
             stacklevel=2,
         )
 
