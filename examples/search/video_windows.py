@@ -2,7 +2,7 @@
 
 In:   a video file, seconds per window, frames per window
 Out:  VideoWindow (frames_uint8 (T, H_px, W_px, 3), indices, times, span in seconds), few of them in memory at a time
-To:   clip_embedding, search_videos.py
+To:   clip_embedding, search_videos.py, token_data
 """
 
 import math
@@ -55,12 +55,12 @@ def window_edges(total_num_frames: int, source_fps: float | None, window_seconds
 
 
 def read_windows(
-    path: str | PathLike, window_seconds: float, num_frames: int, strategy: str, timeout_s: float
+    source: str | PathLike | bytes, window_seconds: float, num_frames: int, strategy: str, timeout_s: float
 ) -> Iterator[list[VideoWindow]]:
     """Read a video window by window, some at a time, so that memory does not grow with its duration.
 
     Args:
-        path: a video file.
+        source: a video file, or its bytes.
         window_seconds: length of a window; the last one takes what remains.
         num_frames: at most so many frames of each window are kept.
         strategy: how they are chosen, as in `sample_frame_indices`.
@@ -85,7 +85,7 @@ def read_windows(
             # Edges are read for their times.
             return np.unique(np.concatenate([*chosen, some[:-1], [min(some[-1], total - 1)]])).astype(np.int64)
 
-        video = decode_video(path, choose_frames, timeout_s=timeout_s)
+        video = decode_video(source, choose_frames, timeout_s=timeout_s)
         yield [_window(video, edges[first + number :][:2], indices) for number, indices in enumerate(chosen)]
         first += count
         bytes_per_window = video.frames_uint8[0].nbytes * (num_frames + 1)

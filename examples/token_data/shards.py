@@ -88,15 +88,15 @@ class TokenShards:
         """One shard; its name follows from the videos in it.
 
         Args:
-            rows: one for each video.
-            annotations: what is told of each video, a list of entries (see video_lists).
+            rows: all that a video has, of some videos.
+            annotations: what is told of the video of each row, a list of entries (see video_lists).
 
         Raises:
             OSError: if the disk is full; then there is no shard.
         """
         columns = [_columns(row, told, self.dtype) for row, told in zip(rows, annotations, strict=True)]
         table = pa.Table.from_pylist(columns, schema=self._schema(rows))
-        digest = hashlib.sha256("\n".join(row.name for row in rows).encode()).hexdigest()[:16]
+        digest = hashlib.sha256("\n".join(f"{row.window} {row.name}" for row in rows).encode()).hexdigest()[:16]
         path = self.folder / f"shard-{self.process:05d}-{digest}.parquet"
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
@@ -106,6 +106,7 @@ class TokenShards:
     def _schema(self, rows: Sequence[TokenRow]) -> pa.Schema:
         fields = {
             "name": pa.string(),
+            "window": pa.int32(),
             "tokens": pa.list_(pa.list_(pa.from_numpy_dtype(self.dtype), rows[0].tokens.shape[1])),
             "token_valid": pa.list_(pa.bool_()),
             "trajectories": pa.list_(pa.int32()),
@@ -133,6 +134,7 @@ def _nameless(value: Any) -> Any:
 def _columns(row: TokenRow, annotations: Sequence[dict], dtype: np.dtype) -> dict[str, Any]:
     columns = {
         "name": row.name,
+        "window": row.window,
         "tokens": list(row.tokens.astype(dtype)),
         "token_valid": row.valid,
         "trajectories": row.trajectories,
@@ -161,7 +163,7 @@ def _write_whole(path: Path, content) -> None:
 
 
 def open_tokens(folder: str | Path, checkpoint: str | PreTrainedModel | None = None) -> Dataset:
-    """The tokens of a folder, a row per video, sorted by name; read from disk as they are needed.
+    """The tokens of a folder, a row per clip, sorted by name and window; read from disk as they are needed.
 
     Args:
         folder: what tokenize_dataset.py wrote.
@@ -185,7 +187,7 @@ def open_tokens(folder: str | Path, checkpoint: str | PreTrainedModel | None = N
                 f"The tokens in {folder} were made with {made_with['name']}, the model is {reader['name']}: {told} "
                 "make the tokens. Tokenize the videos with it, or load the model that made them."
             )
-    return load_dataset("parquet", data_files=shards, split="train").sort("name")
+    return load_dataset("parquet", data_files=shards, split="train").sort(["name", "window"])
 
 
 def collate_tokens(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Clips to rows of trajectory tokens, by any model of this package.
 
-In:   pixel_values_videos (B, T, 3, H_px, W_px), frame_valid (B, T), metadata of the videos
+In:   pixel_values_videos (B, T, 3, H_px, W_px), frame_valid (B, T), the clips that these are
 Out:  a `TokenRow` for each clip
-From: tokenize_dataset.py     To: shards
+From: clip_reading     To: shards
 
 Of TrajTok and TrajViT2 the tokens are what the tokenizer emits, of TrajAdapter what its head pools, of TrajVLM what
 its language model reads. Trajectories are counted anew in each chunk of a TrajVLM: chunk * K + trajectory.
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMModel
 from modeling_trajtok.processors.trajectory_maps import TrajectoryMap
 
+from .clip_reading import Clip
 from .token_makers import token_maker
 
 
@@ -29,19 +30,21 @@ class TokenRow:
 
     Attributes:
         name: of the video.
+        window: how many windows of the video come before this one.
         tokens: (n, D).
         valid: (n,) False for tokens of trajectories without patches, which are kept only for models that read them.
         trajectories: (n,) which trajectory a token stands for.
         area_shares: (n,) share of the clip's patches that it owns.
         boxes_xyxy_px: (n, T, 4) in pixels of the source, to a patch; NaN where it is absent.
         time_spans_s: (n, 2) first and last time at which it is seen; NaN if it owns nothing.
-        frame_times_s: (T,), or the numbers of the frames if the source has no times.
+        frame_times_s: (T,) seconds after the first frame of the video.
         size_hw: height and width of the source in pixels.
         masks: run-length codes (COCO) on the grid of patches, for each trajectory that is seen one per frame; or None.
         grid_hw: rows and columns of patches.
     """
 
     name: str
+    window: int
     tokens: np.ndarray
     valid: np.ndarray
     trajectories: np.ndarray
@@ -59,8 +62,7 @@ def tokenize(
     model: PreTrainedModel,
     pixels: Tensor,
     frame_valid: Tensor,
-    names: Sequence[str],
-    metadata: Sequence[dict],
+    clips: Sequence[Clip],
     *,
     with_masks: bool = False,
 ) -> list[TokenRow]:
@@ -70,8 +72,7 @@ def tokenize(
         model: TrajTok, TrajViT2, TrajAdapter or TrajVLM.
         pixels: (B, T, 3, H_px, W_px).
         frame_valid: (B, T).
-        names: B names.
-        metadata: B entries with ``height``, ``width`` and ``frame_times_s``, as `TrajTokVideoProcessor` gives them.
+        clips: B clips that these are: their names, windows and facts.
         with_masks: also keep the masks.
 
     Raises:
@@ -79,10 +80,7 @@ def tokenize(
     """
     pixels, frame_valid = pixels.to(model.device, model.dtype), frame_valid.to(model.device)
     found = _tokens_of(model, pixels, frame_valid)
-    return [
-        _row(name, facts, tokens, ids.cpu(), with_masks)
-        for name, facts, (tokens, ids) in zip(names, metadata, found, strict=True)
-    ]
+    return [_row(clip, tokens, ids.cpu(), with_masks) for clip, (tokens, ids) in zip(clips, found, strict=True)]
 
 
 class ClipTokens(NamedTuple):
@@ -133,15 +131,14 @@ def _trajtok_config(model: PreTrainedModel):
     return getattr(model.config, "trajtok_config", model.config)
 
 
-def _row(name: str, facts: dict, clip: ClipTokens, ids: Tensor, with_masks: bool) -> TokenRow:
+def _row(clip: Clip, found: ClipTokens, ids: Tensor, with_masks: bool) -> TokenRow:
     tokens, valid, trajectories = (
-        clip.tokens.float().cpu().numpy(),
-        clip.valid.cpu().numpy(),
-        clip.trajectories.tolist(),
+        found.tokens.float().cpu().numpy(),
+        found.valid.cpu().numpy(),
+        found.trajectories.tolist(),
     )
-    grid_hw, size_hw = tuple(ids.shape[1:]), (facts["height"], facts["width"])
-    times_s = facts.get("frame_times_s")
-    times_s = np.arange(len(ids)) if times_s is None else np.asarray(times_s)[: len(ids)]
+    grid_hw, size_hw = tuple(ids.shape[1:]), (clip.facts["height"], clip.facts["width"])
+    times_s = np.asarray(clip.facts["frame_times_s"], float)[: len(ids)]
     seen = TrajectoryMap(ids.numpy(), times_s, np.arange(len(ids)))
     scale = np.array([size_hw[1] / grid_hw[1], size_hw[0] / grid_hw[0]] * 2, np.float32)
     place = {number: position for position, number in enumerate(seen.ids.tolist())}
@@ -158,14 +155,15 @@ def _row(name: str, facts: dict, clip: ClipTokens, ids: Tensor, with_masks: bool
         codes = zip(seen.ids.tolist(), seen.to_coco_rle(), strict=True)
         masks = {number: [code["counts"] for code in frames] for number, frames in codes}
     return TokenRow(
-        name=name,
+        name=clip.name,
+        window=clip.window,
         tokens=tokens,
         valid=valid,
         trajectories=np.array(trajectories, np.int32),
         area_shares=area_shares,
         boxes_xyxy_px=boxes,
         time_spans_s=spans_s,
-        frame_times_s=np.asarray(times_s, float),
+        frame_times_s=times_s,
         size_hw=size_hw,
         masks=masks,
         grid_hw=grid_hw,

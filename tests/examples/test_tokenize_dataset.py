@@ -16,7 +16,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from evaluation.video_prompts import EncodedVideo, video_prompts
-from token_data import collate_tokens, list_videos, open_tokens, video_features
+from token_data import clip_reading, collate_tokens, list_videos, open_tokens, video_features
 from tokenize_dataset import main
 from trajectory_data import ClipRecord, write_clip
 from transformers import AutoConfig, AutoProcessor, AutoVideoProcessor
@@ -30,6 +30,7 @@ from modeling_trajtok import (
     TrajVLMForConditionalGeneration,
     TrajVLMProcessor,
 )
+from modeling_trajtok.processors import decode_video, sample_frame_indices
 from modeling_trajtok.processors.trajectory_maps import decode_coco_rle
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "tokenize_dataset.py"
@@ -76,7 +77,7 @@ def test_a_row_tells_all_of_a_clip(videos, checkpoint, tmp_path, capsys):
             output = model.video_model.trajtok(**inputs)
         length, valid = int(inputs["frame_valid"].sum()), output.token_valid[0]
         ids = output.trajectory_ids[0, :length].numpy()
-        np.testing.assert_allclose(np.array(row["tokens"]), output.trajectory_embeds[0, valid].numpy(), atol=1e-5)
+        np.testing.assert_allclose(np.array(row["tokens"]), output.trajectory_embeds[0, valid].numpy(), **CLOSE)
         assert row["trajectories"] == (torch.arange(12)[valid] // 2).tolist()  # L = 2
         assert row["size_hw"] == [48, 64] == [facts["height"], facts["width"]]
         assert row["frame_times_s"] == pytest.approx(list(facts["frame_times_s"])[:length])
@@ -96,6 +97,95 @@ def test_a_row_tells_all_of_a_clip(videos, checkpoint, tmp_path, capsys):
                 assert np.array_equal(decode_coco_rle(code), frame)
             seen = [row["frame_times_s"][t] for t in np.flatnonzero(owned.any(axis=(1, 2)))]
             assert row["time_spans_s"][token] == pytest.approx([seen[0], seen[-1]])
+
+
+@pytest.fixture
+def long_videos(tmp_path) -> Path:
+    """Of 23, 4 and 9 frames at 8 per second, and one of which the end is lost."""
+    folder = tmp_path / "long"
+    for name, frames in (("red/long", 23), ("red/short", 4), ("blue/medium", 9), ("blue/torn", 60)):
+        world = render_world(2, frames, WorldConfig(num_frames=frames, height=48, width=64))
+        clip = ClipRecord(Path(name).name, world.frames_uint8, world.trajectory_ids, np.arange(frames) / 8)
+        write_clip(clip, folder / Path(name).parent)
+    torn = folder / "blue" / "torn.mp4"
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size * 2 // 3])
+    return folder
+
+
+@pytest.mark.parametrize(("workers", "batch_size"), [("0", "1"), ("2", "3")])
+def test_a_row_for_every_window(long_videos, checkpoint, tmp_path, workers, batch_size, capsys):
+    """Two windows of a second and what remains, tokenized as those frames are; all of a video in one shard."""
+    out = tmp_path / "tokens"
+    options = ["--window-seconds", "1", "--num-frames", "4", "--clips-per-shard", "1", "--dtype", "float32"]
+    options += ["--workers", workers, "--batch-size", batch_size]
+    assert run(long_videos, checkpoint, out, *options) == 0
+    assert "3 videos, 5 clips" in capsys.readouterr().out
+    rows = open_tokens(out, str(checkpoint))
+    places = [
+        ("blue/medium.mp4", 0),
+        ("red/long.mp4", 0),
+        ("red/long.mp4", 1),
+        ("red/long.mp4", 2),
+        ("red/short.mp4", 0),
+    ]
+    assert list(zip(rows["name"], rows["window"], strict=True)) == places
+    assert [json.loads(told) for told in rows["annotations"]] == [
+        [{"label": name.split("/")[0]}] for name, _ in places
+    ]
+    shards = [pq.read_table(path)["name"].to_pylist() for path in sorted(out.glob("shard-*.parquet"))]
+    assert sorted(len(names) for names in shards) == [1, 1, 3] and all(len(set(names)) == 1 for names in shards)
+
+    processor, model = AutoVideoProcessor.from_pretrained(checkpoint), TrajViT2Model.from_pretrained(checkpoint)
+    for row in rows:
+        video = decode_video(long_videos / row["name"])
+        last = row["window"] == max(number for name, number in places if name == row["name"])
+        stretch = np.arange(8 * row["window"], len(video.frames_uint8) if last else 8 * row["window"] + 8)
+        chosen = stretch[sample_frame_indices(len(stretch), num_frames=4, strategy="middle")]
+        assert row["frame_times_s"] == pytest.approx(chosen / 8)
+        inputs = processor([video.frames_uint8[chosen]], do_sample_frames=False, return_tensors="pt")
+        with torch.no_grad():
+            output = model.video_model.trajtok(**inputs)
+        expected = output.trajectory_embeds[0, output.token_valid[0]].numpy()
+        np.testing.assert_allclose(np.array(row["tokens"]), expected, **CLOSE)
+
+    assert run(long_videos, checkpoint, out, *options) == 0
+    assert "0 videos" in capsys.readouterr().out and len(open_tokens(out)) == 5
+    assert run(long_videos, checkpoint, out, "--window-seconds", "2", *options[2:]) == 1
+    assert "window_seconds 1.0, this run has 2.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size", ["1", "8"])
+def test_a_video_that_breaks_off_leaves_no_rows(long_videos, checkpoint, tmp_path, monkeypatch, batch_size):
+    """Its first two windows have been tokenized, or wait for others, when that is known."""
+    read = clip_reading.read_windows
+
+    def read_until(video, *settings):
+        for number, windows in enumerate(read(video, *settings)):
+            yield from ([window] for window in windows)
+            if "long" in Path(video).name and number == 1:
+                raise ValueError(f"{video} breaks off after window {number}")
+
+    monkeypatch.setattr(clip_reading, "read_windows", read_until)
+    out = tmp_path / "tokens"
+    assert run(long_videos, checkpoint, out, "--window-seconds", "1", "--batch-size", batch_size) == 0
+    assert open_tokens(out)["name"] == ["blue/medium.mp4", "red/short.mp4"]
+    bad = [json.loads(line) for line in (out / "bad_videos-00000.jsonl").read_text().splitlines()]
+    assert [one["name"] for one in bad] == ["blue/torn.mp4", "red/long.mp4"] and "breaks off" in bad[1]["error"]
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "four"])
+def test_windows_have_a_length(seconds, checkpoint, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path, checkpoint, tmp_path / "tokens", "--window-seconds", seconds)
+    assert "--window-seconds" in capsys.readouterr().err
+
+
+def test_windows_need_a_number_of_frames(long_videos, checkpoint, tmp_path, capsys):
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    processor.video_processor = AutoVideoProcessor.from_pretrained(checkpoint, fps=2.0)
+    processor.save_pretrained(checkpoint)
+    assert run(long_videos, checkpoint, tmp_path / "tokens", "--window-seconds", "1") == 1
+    assert "samples with 'fps', expected a number of frames" in capsys.readouterr().err
 
 
 def test_trajvit2_from_tokens(videos, checkpoint, tmp_path):
@@ -207,7 +297,7 @@ def test_trajvlm_from_tokens(kind, videos, vlm_tokenizer, tmp_path, request):
 
 
 def command(videos, checkpoint, out, *options) -> list[str]:
-    fixed = ["--model", str(checkpoint), "--out", str(out), "--videos-per-shard", "1", "--batch-size", "1"]
+    fixed = ["--model", str(checkpoint), "--out", str(out), "--clips-per-shard", "1", "--batch-size", "1"]
     return [str(SCRIPT), str(videos), *fixed, *options]
 
 
