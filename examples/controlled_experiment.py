@@ -12,8 +12,8 @@ training are not counted, and the other systems have no use for it beyond the pa
 trained beside a TrajViT2, on other worlds, and the learning rate was found with one. FLOPs are counted from the pixels
 on, though frozen features are computed once, and of each clip alone, so that RLT pays for no padding.
 
-What you will see: progress bars, then tables, and in `--out` tables, plots and a JSON record, which are written anew
-after every run. An experiment that was stopped goes on where it was.
+What you will see: progress bars, then tables, and in `--out` a JSON record, tables and plots, kept up to date while it
+runs. An experiment that was stopped goes on where it was.
 
     python examples/controlled_experiment.py --mixed-precision bf16                        # hours on two CPU cores
     python examples/controlled_experiment.py --parts costs --frames 4 8                    # FLOPs, tokens, latency
@@ -71,6 +71,7 @@ PARTS = ("costs", "flops", "samples", "ablations")
 LONGER = (8, 16, 32)  # frames of held-out clips beyond those of training
 RENDERED_FRAMES = 8  # of which training sees some: of as few, worlds would lack motions
 NUM_PROBE_CLIPS = 768
+REPORT_EVERY_S = 60
 
 
 class TrueTrajectoryViews(CaptionViews):
@@ -152,22 +153,20 @@ class Experiment:
             return CaptionViews(clips, recipe, features)
         return (TrueTrajectoryViews if name == "given-trajectories" else CaptionViews)(clips, recipe)
 
-    def step_flops(self, name: str, model: TrajViT2Model, recipe: TrajViT2Recipe) -> float:
+    def step_flops(self, name: str) -> float:
         """FLOPs of a step, measured once for a system."""
+        recipe = self.recipe(0, 100)
         known = self.folder(f"flops-{name}", recipe=asdict(recipe), clips=self.settings.clips) / "flops.json"
         if not known.is_file():
             views, collate = self.views(name, recipe), CaptionCollator(self.tokenizer, recipe.max_text_length, False)
             size = recipe.batch_size
             batches = [collate([views[first + place] for place in range(size)]) for first in (0, size)]
-            write_json(known, training_flops(ContrastiveTraining(model, 0.0), batches))
+            write_json(known, training_flops(ContrastiveTraining(self.build(name, 0), 0.0), batches))
         return read_json(known)
 
     def steps_for_budget(self) -> dict[str, tuple[int, float]]:
         """Steps that each system can make for the budget, and the FLOPs of one."""
-        flops = {
-            name: self.step_flops(name, self.build(name, 0), self.recipe(0, 100))
-            for name in tqdm(SYSTEMS, desc="FLOPs of a step", leave=False)
-        }
+        flops = {name: self.step_flops(name) for name in tqdm(SYSTEMS, desc="FLOPs of a step", leave=False)}
         return {name: (max(1, round(self.settings.budget_tflop * 1e12 / one)), one) for name, one in flops.items()}
 
     def build(self, name: str, seed: int) -> TrajViT2Model:
@@ -299,7 +298,7 @@ class Experiment:
         return inference_costs(lambda: self.build(name, 0), [clips[index] for index in range(len(clips))])
 
     def run(self) -> None:
-        """Do what has not been done; record, tables and pictures follow after every result."""
+        """Do what has not been done; the record follows after every result, tables and pictures now and then."""
         path = self.settings.out / "controlled.json"
         record = read_json(path) if path.is_file() else {}
         work = {
@@ -316,10 +315,14 @@ class Experiment:
                 "versions": versions(),
                 "results": [],
             }
+            reported = time.monotonic()
             for result in work[part]():
                 record[part]["results"].append(result)
                 write_json(path, record)
-                write_report(record, self.settings.out)
+                if time.monotonic() - reported > REPORT_EVERY_S:
+                    write_report(record, self.settings.out)
+                    reported = time.monotonic()
+            write_report(record, self.settings.out)
 
 
 def read_json(path: Path) -> Any:
