@@ -229,7 +229,7 @@ class Experiment:
             clips=self.training_clips(),
             views=self.views(name, recipe, cached=cached),
             collate=CaptionCollator(self.tokenizer, recipe.max_text_length, recipe.segmentation),
-            evaluate=self.quick_scores,
+            evaluate=self.quick_scores if variation is None else lambda trained: {},
             save_final=lambda trained, place: None,
             shown_score="zero_shot/default",
         )
