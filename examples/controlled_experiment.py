@@ -13,10 +13,11 @@ trained beside a TrajViT2, on other worlds, and the learning rate was found with
 on, though frozen features are computed once, and of each clip alone, so that RLT pays for no padding.
 
 What you will see: progress bars, then tables, and in `--out` a JSON record, tables and plots, kept up to date while it
-runs. An experiment that was stopped goes on where it was.
+runs. An experiment that was stopped goes on where it was. A part's results are what the last call asked for; a call
+for more finds the runs of earlier ones.
 
     python examples/controlled_experiment.py --mixed-precision bf16                        # hours on two CPU cores
-    python examples/controlled_experiment.py --parts costs --frames 4 8                    # FLOPs, tokens, latency
+    python examples/controlled_experiment.py --parts costs --frames 4 8 --out runs/costs   # FLOPs, tokens, latency
     python examples/controlled_experiment.py --parts ablations --mixed-precision bf16      # single decisions changed
     python examples/controlled_experiment.py --parts flops --systems trajvit2 vit3d --seeds 1 --budget-tflop 1 \
         --clips 600 --out runs/glimpse                                                     # a glimpse
@@ -261,7 +262,7 @@ class Experiment:
         steps = self.steps_for_budget()
         fewest = min(number for number, _ in steps.values())
         for seed in range(self.settings.seeds):
-            for name in self.settings.systems:
+            for name in dict.fromkeys(self.settings.systems):
                 number, flops = steps[name]
                 recipe = self.recipe(seed, fewest if matched == "samples" else number)
                 result = self.train(name, partial(self.build, name, seed), recipe, name)
@@ -270,7 +271,7 @@ class Experiment:
     def vary(self) -> Iterator[dict]:
         """TrajViT2 with single decisions changed, as many steps each."""
         for seed in range(self.settings.seeds):
-            for name in self.settings.variations:
+            for name in dict.fromkeys(self.settings.variations):
                 variation = VARIATIONS[name]
                 recipe = self.recipe(
                     seed, self.settings.ablation_steps, segmentation=variation.segmentation, num_evaluations=1

@@ -71,7 +71,8 @@ def index_videos(index: VideoIndex, folder: Path, embedder: ClipEmbedder, window
 def embed_video(path: Path, embedder: ClipEmbedder, window_seconds: float) -> list[WindowRow]:
     """The rows of one video."""
     rows = []
-    windows_s = read_windows(path, window_seconds, embedder.num_frames, embedder.strategy, embedder.timeout_s)
+    frames = (embedder.num_frames, embedder.strategy)
+    windows_s = read_windows(path, window_seconds, *frames, timeout_s=embedder.timeout_s)
     for windows in windows_s:
         for window, embedded in zip(windows, embedder.embed_windows(windows), strict=True):
             rows.append(WindowRow(window.start_s, window.end_s, window.frame_indices, **vars(embedded)))

@@ -24,10 +24,12 @@ import errno
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from token_data import Clip, ClipReader, TokenRow, TokenShards, list_videos, load_model, maker_identity, tokenize
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -35,6 +37,7 @@ from training.precision import warn_if_slow
 from transformers import AutoVideoProcessor
 
 ROOT = Path(__file__).resolve().parents[1]
+NOT_OF_THE_PIXELS = ("decode_timeout_s", "skip_bad_videos", "return_metadata")
 
 
 def tokenized(
@@ -52,6 +55,7 @@ def tokenized(
         )
         made = tokenize(model, pixels, frame_valid, pending, with_masks=with_masks)
         for clip, row in zip(pending, made, strict=True):
+            row.tokens = row.tokens.astype(shards.dtype)
             rows.setdefault(clip.name, []).append(row)
             if clip.is_last:
                 yield rows.pop(clip.name)
@@ -73,15 +77,17 @@ def tokenized(
 
 def run(settings: argparse.Namespace) -> None:
     """Tokenize what has not been tokenized."""
-    accelerator = Accelerator()
+    # A process that is done waits for the one with the longest videos.
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))])
     videos = list_videos(settings.source, settings.split, settings.column)
-    changes = {"num_frames": settings.num_frames} if settings.num_frames else {}
+    changes = {"num_frames": settings.num_frames, "decode_timeout_s": settings.decode_timeout_s}
+    changes = {name: value for name, value in changes.items() if value is not None}
     processor = AutoVideoProcessor.from_pretrained(settings.model, **changes)
     model = load_model(settings.model)
     made_with = {
         "source": videos.source,
         "checkpoint": maker_identity(model, settings.model),
-        "processor": processor.to_dict(),
+        "processor": {name: value for name, value in processor.to_dict().items() if name not in NOT_OF_THE_PIXELS},
         "window_seconds": settings.window_seconds,
         "model_dtype": settings.model_dtype,
         "masks": settings.masks,
@@ -152,14 +158,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="train", help="of a data set")
     parser.add_argument("--column", default="video", help="of a data set")
     parser.add_argument("--num-frames", type=int, help="of a clip (default: the checkpoint's)")
-    parser.add_argument("--window-seconds", type=positive, help="a clip for each stretch (default: one in all)")
+    parser.add_argument("--window-seconds", type=positive, help="a clip for every so many (default: one in all)")
+    parser.add_argument(
+        "--decode-timeout-s", type=positive, help="until a video is given up (default: the checkpoint's)"
+    )
     parser.add_argument(
         "--model-dtype", choices=["float32", "bfloat16"], default="float32", help="that the model computes in"
     )
     parser.add_argument("--masks", action="store_true", help="also keep the masks, as run-length codes")
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float16", help="of the tokens on disk")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--clips-per-shard", type=int, default=512, help="or a few more: no video is divided")
+    parser.add_argument("--clips-per-shard", type=int, default=512, help="or more: no video is divided")
     parser.add_argument("--workers", type=int, default=1, help="decoding processes of each process")
     settings = parser.parse_args(argv)
     try:

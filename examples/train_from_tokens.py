@@ -5,8 +5,9 @@ TrajViT2 classifier on labels, the transformer of a TrajViT2 and its texts on ca
 on conversations. What is learnt stands among the annotations of the tokens: `label`, `caption` (a text or a list of
 texts) or `messages`.
 
-What you will see: a progress bar and losses; with `--held-out` the share of right labels, or the held-out loss; in
-`--out` resumable checkpoints and `final/`. Start the same command again to continue a run that was stopped.
+What you will see: a progress bar and losses; with `--held-out` the share of rows (each window of a long video is one)
+with the right label, or the held-out loss; in `--out` resumable checkpoints and `final/`. Start the same command again
+to continue a run that was stopped.
 
     python examples/train_from_tokens.py tokens --model org/trajadapter --out runs/head --held-out tokens_test
     accelerate launch examples/train_from_tokens.py tokens --model checkpoints/trajvit2-tiny --out runs/clip
@@ -18,6 +19,7 @@ Needs: ``pip install -e ".[train]"``; tokens that this model made (another's are
 import argparse
 import json
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,11 +86,13 @@ class CaptionCollator:
         self.tokenizer = tokenizer
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """``trajectory_embeds``, ``token_valid``, ``input_ids`` and ``attention_mask`` (B, S)."""
+        """``trajectory_embeds``, ``token_valid``, ``idx`` (B,), ``input_ids`` and ``attention_mask`` (B, S)."""
         captions = [told(row, "caption") for row in rows]
         chosen = [texts[int(torch.randint(len(texts), ()))] for texts in captions]
         texts = self.tokenizer(chosen, padding=True, truncation=True, return_tensors="pt")
-        return {**collate_tokens(rows), **texts, "return_loss": True}
+        # What is said of a video is true of all its windows.
+        videos = torch.tensor([zlib.crc32(row["name"].encode()) for row in rows])
+        return {**collate_tokens(rows), **texts, "idx": videos, "return_loss": True}
 
 
 class ChatCollator:

@@ -3,7 +3,8 @@
 TrajTok's encoder mixes both: its queries start from soft means, and each patch is read by one trajectory.
 
 In:   a TrajTokModel
-Out:  the same model, all soft or all hard
+Out:  the same model, whose queries start and read all soft or all hard; validity, path and silhouette of tokens come
+      from the hard assignment in any case
 To:   systems (variations of TrajViT2)
 """
 
@@ -17,13 +18,15 @@ from modeling_trajtok.perceiver_trajtok import Membership, PatchBlocks, TrajTokA
 class SoftReading(TrajTokAttention):
     """`TrajTokAttention` with softmax(scores + log p), where p is the probability that a patch is the trajectory's.
 
+    p is 1 for the last two patches, which every trajectory reads (see `read_last_patches`).
+
     Probabilities of 0 and 1 give what `TrajTokAttention` gives. Memory is that of all (K*L, N) scores of a clip.
 
     Attributes:
-        log_probs: (B, N, K) of the clips at hand; the encoder leaves them here.
+        log_probs: (B, N, K) of the clips at hand; the encoder leaves them here while it runs.
     """
 
-    log_probs: Tensor
+    log_probs: Tensor | None = None
 
     def forward(self, latents: Tensor, blocks: PatchBlocks, membership: Membership) -> Tensor:
         """Latents (B, K*L, D) -> what they read, (B, K*L, D)."""
@@ -59,12 +62,17 @@ def assign_softly(model: TrajTokModel) -> None:
         soft.load_state_dict(layer.attention.state_dict())
         layer.attention = soft.to(encoder.output_proj.weight)
 
-    def remember(_: nn.Module, inputs: tuple) -> None:
+    def remember(module: nn.Module, inputs: tuple) -> None:
         log_probs = inputs[2].whole().float().log_softmax(dim=-1)
-        for layer in encoder.perceiver.layers:
+        for layer in module.perceiver.layers:
             layer.attention.log_probs = log_probs
 
+    def forget(module: nn.Module, *_: object) -> None:
+        for layer in module.perceiver.layers:
+            layer.attention.log_probs = None
+
     encoder.register_forward_pre_hook(remember)
+    encoder.register_forward_hook(forget)
 
 
 def assign_hard(model: TrajTokModel) -> None:

@@ -55,7 +55,11 @@ def write_report(record: dict, out: Path) -> None:
         (out / "costs.md").write_text(f"{made['costs']}\n\n{cost_table(found['costs'])}\n", "utf-8")
         plot_tokens(found["costs"], out / "tokens_against_duration.png")
     if "ablations" in found:
-        (out / "ablations.md").write_text(f"{made['ablations']}\n\n{ablation_table(found['ablations'])}\n", "utf-8")
+        steps = (
+            f"TrajViT2 after {found['ablations'][0]['steps']} steps (per cent, mean ± standard deviation over seeds):"
+        )
+        table = ablation_table(found["ablations"])
+        (out / "ablations.md").write_text(f"{made['ablations']}\n\n{steps}\n\n{table}\n", "utf-8")
         plot_quality(found["ablations"], out / "quality_against_accuracy.png")
 
 
@@ -68,7 +72,8 @@ def how_made(part: dict) -> str:
     if minutes:
         told += [f"{settings['clips']} training clips", f"{settings['held_out_clips']} held-out clips of each kind"]
         number = len({result["seed"] for result in results})
-        told += [f"{number} seed{'s' if number > 1 else ''}", f"{minutes:.0f} minutes in all"]
+        told += [f"{number} seed{'s' if number > 1 else ''}", f"mixed precision: {settings['mixed_precision']}"]
+        told += [f"{minutes:.0f} minutes in all"]
     return f"Made by `examples/controlled_experiment.py` ({', '.join(told)})."
 
 

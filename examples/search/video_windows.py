@@ -14,7 +14,7 @@ from os import PathLike
 
 import numpy as np
 
-from modeling_trajtok.processors import decode_video, sample_frame_indices
+from modeling_trajtok.processors import VideoDecodeError, decode_video, sample_frame_indices
 
 SHORTEST_TAIL = 0.25  # of a window; what remains of a video beyond its last full window belongs to that one if shorter
 WINDOWS_PER_READ = 8
@@ -55,7 +55,13 @@ def window_edges(total_num_frames: int, source_fps: float | None, window_seconds
 
 
 def read_windows(
-    source: str | PathLike | bytes, window_seconds: float, num_frames: int, strategy: str, timeout_s: float
+    source: str | PathLike | bytes,
+    window_seconds: float,
+    num_frames: int,
+    strategy: str,
+    *,
+    timeout_s: float,
+    backend: str = "auto",
 ) -> Iterator[list[VideoWindow]]:
     """Read a video window by window, some at a time, so that memory does not grow with its duration.
 
@@ -65,12 +71,13 @@ def read_windows(
         num_frames: at most so many frames of each window are kept.
         strategy: how they are chosen, as in `sample_frame_indices`.
         timeout_s: seconds after which one reading is given up.
+        backend: that decodes, as in `decode_video`.
 
     Yields:
         The next windows, in order.
 
     Raises:
-        VideoDecodeError: the file cannot be read.
+        VideoDecodeError: the file cannot be read, or one reading finds more frames than another.
     """
     sample = partial(sample_frame_indices, num_frames=num_frames, strategy=strategy)
     edges, first, count = None, 0, 1  # the first window tells how large the frames are
@@ -79,13 +86,18 @@ def read_windows(
 
         def choose_frames(total: int, fps: float | None, chosen=chosen, first=first, count=count) -> np.ndarray:
             nonlocal edges
-            edges = window_edges(total, fps, window_seconds)
+            if edges is None:
+                edges = window_edges(total, fps, window_seconds)
+            if edges[-1] != total:
+                raise VideoDecodeError(
+                    f"{edges[-1]} frames were found first, now {total}; write the file anew with ffmpeg"
+                )
             some = edges[first : first + count + 1].tolist()
             chosen[:] = [start + sample(end - start) for start, end in pairwise(some)]
             # Edges are read for their times.
             return np.unique(np.concatenate([*chosen, some[:-1], [min(some[-1], total - 1)]])).astype(np.int64)
 
-        video = decode_video(source, choose_frames, timeout_s=timeout_s)
+        video = decode_video(source, choose_frames, timeout_s=timeout_s, backend=backend)
         yield [_window(video, edges[first + number :][:2], indices) for number, indices in enumerate(chosen)]
         first += count
         bytes_per_window = video.frames_uint8[0].nbytes * (num_frames + 1)

@@ -44,7 +44,8 @@ class ClipReader(IterableDataset):
         videos: of a source.
         chosen: which of them.
         processor: makes pixels of frames, and says how many of a window are read.
-        window_seconds: a clip for every so many seconds; None: one for each video.
+        window_seconds: a clip for every so many seconds, counted in frames of the average rate (the last one may be a
+            quarter longer; a video without a rate is one); None: one for each video.
 
     Raises:
         ValueError: windows are asked for and the processor samples by rate.
@@ -77,10 +78,11 @@ class ClipReader(IterableDataset):
 
     def _clips(self, name: str, index: int) -> Iterator[Clip]:
         """The clips of a video, told apart from the last one by looking ahead."""
-        before = None
+        before, end_s = None, float("-inf")
         for window, (inputs, facts) in enumerate(self._inputs(self.videos.video(index))):
-            if not (np.diff(facts["frame_times_s"]) >= 0).all():
+            if not (np.diff(facts["frame_times_s"], prepend=end_s) >= 0).all():
                 raise ValueError(f"{name}: its time stamps go back. Write the file anew with ffmpeg.")
+            end_s = facts["frame_times_s"][-1]
             if before is not None:
                 yield before
             before = Clip(name, window, inputs, facts, False)
@@ -92,8 +94,9 @@ class ClipReader(IterableDataset):
             [facts] = inputs.pop("video_metadata")
             yield inputs, {name: facts[name] for name in ("height", "width", "frame_times_s")}
             return
-        some = (self.window_seconds, self.processor.num_frames, self.processor.sampling_strategy)
-        for windows in read_windows(video, *some, self.processor.decode_timeout_s):
+        frames = (self.processor.num_frames, self.processor.sampling_strategy)
+        decoder = {"backend": self.processor.decoder_backend, "timeout_s": self.processor.decode_timeout_s}
+        for windows in read_windows(video, self.window_seconds, *frames, **decoder):
             for window in windows:
                 inputs = dict(self.processor([window.frames_uint8], do_sample_frames=False, return_tensors="pt"))
                 height, width = window.frames_uint8.shape[1:3]

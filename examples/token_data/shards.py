@@ -135,7 +135,7 @@ def _columns(row: TokenRow, annotations: Sequence[dict], dtype: np.dtype) -> dic
     columns = {
         "name": row.name,
         "window": row.window,
-        "tokens": list(row.tokens.astype(dtype)),
+        "tokens": list(row.tokens.astype(dtype, copy=False)),
         "token_valid": row.valid,
         "trajectories": row.trajectories,
         "area_shares": row.area_shares,

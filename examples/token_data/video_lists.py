@@ -113,9 +113,16 @@ class DataSetVideos:
         self.told = self.rows.remove_columns(left_out)
 
     def video(self, index: int) -> str | bytes:
-        """The file or its bytes."""
+        """The file or its bytes.
+
+        Raises:
+            ValueError: the row has neither.
+        """
         value = self.rows[index][self.column]
-        return (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
+        video = (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
+        if not isinstance(video, (str, bytes)) or not video:
+            raise ValueError(f"{self.names[index]}: {type(video).__name__} is no video, expected a path or bytes.")
+        return video
 
     def annotations_of(self, index: int) -> list[dict]:
         """The row's other columns but for media; of a class its name."""

@@ -163,6 +163,14 @@ def test_soft_assignment_reads_no_padding(segmenter):
     torch.testing.assert_close(padded, alone, atol=1e-4, rtol=1e-4)
 
 
+def test_a_copy_assigns_softly_by_itself(segmenter):
+    assignment.assign_softly(segmenter)
+    copied, clips = copy.deepcopy(segmenter), torch.randn(1, 2, 3, 32, 32)
+    with torch.no_grad():
+        found = copied(clips).trajectory_embeds
+        torch.testing.assert_close(found, segmenter(clips).trajectory_embeds)
+
+
 # --- worlds ----------------------------------------------------------------------------------------------------------
 
 

@@ -125,7 +125,7 @@ def test_windows_of_a_long_video_come_some_at_a_time_with_the_right_frames(tmp_p
     path = tmp_path / "long.mp4"
     grey = np.arange(60, dtype=np.uint8) * 4
     write_video(path, np.broadcast_to(grey[:, None, None, None], (60, 32, 32, 3)), fps=10)
-    reads = list(read_windows(path, 0.5, 2, "middle", 60.0))
+    reads = list(read_windows(path, 0.5, 2, "middle", timeout_s=60.0))
     assert [len(read) for read in reads] == [1, 8, 3]
     windows = [window for read in reads for window in read]
     for number, window in enumerate(windows):

@@ -159,8 +159,8 @@ def test_a_video_that_breaks_off_leaves_no_rows(long_videos, checkpoint, tmp_pat
     """Its first two windows have been tokenized, or wait for others, when that is known."""
     read = clip_reading.read_windows
 
-    def read_until(video, *settings):
-        for number, windows in enumerate(read(video, *settings)):
+    def read_until(video, *settings, **decoder):
+        for number, windows in enumerate(read(video, *settings, **decoder)):
             yield from ([window] for window in windows)
             if "long" in Path(video).name and number == 1:
                 raise ValueError(f"{video} breaks off after window {number}")
@@ -171,6 +171,23 @@ def test_a_video_that_breaks_off_leaves_no_rows(long_videos, checkpoint, tmp_pat
     assert open_tokens(out)["name"] == ["blue/medium.mp4", "red/short.mp4"]
     bad = [json.loads(line) for line in (out / "bad_videos-00000.jsonl").read_text().splitlines()]
     assert [one["name"] for one in bad] == ["blue/torn.mp4", "red/long.mp4"] and "breaks off" in bad[1]["error"]
+
+
+def test_rows_without_a_video_are_bad_videos(long_videos, checkpoint, tmp_path, capsys):
+    rows = Dataset.from_dict({"video": [None, str(long_videos / "red" / "long.mp4"), ""]})
+    rows.save_to_disk(tmp_path / "rows")
+    for number, options in enumerate(([], ["--window-seconds", "1"])):
+        assert run(tmp_path / "rows", checkpoint, tmp_path / f"tokens{number}", *options) == 0
+        assert "000000000: NoneType is no video" in capsys.readouterr().err
+        assert set(open_tokens(tmp_path / f"tokens{number}")["name"]) == {"000000001"}
+
+
+def test_more_time_for_slow_files_is_no_other_setting(long_videos, checkpoint, tmp_path, capsys):
+    slow = ["--decode-timeout-s", "0.001"]
+    assert run(long_videos / "red", checkpoint, tmp_path / "tokens", *slow) == 1
+    assert "did not end within 0.001 s" in capsys.readouterr().err
+    assert run(long_videos / "red", checkpoint, tmp_path / "tokens", "--decode-timeout-s", "60") == 0
+    assert len(open_tokens(tmp_path / "tokens")) == 2
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "four"])
@@ -322,11 +339,11 @@ def test_killed_work_goes_on(videos, checkpoint, tmp_path, capsys):
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in out.glob("shard-*.parquet")}
     assert run(videos, checkpoint, out) == 0
-    assert "0 were there before" not in capsys.readouterr().out
+    assert "; 0 videos were there before" not in capsys.readouterr().out
     assert open_tokens(out)["name"] == NAMES  # each once
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
     assert run(videos, checkpoint, out) == 0
-    assert "0 videos, 0 tokens" in capsys.readouterr().out
+    assert "0 videos, 0 clips, 0 tokens" in capsys.readouterr().out
 
 
 def test_two_processes_share_the_work(videos, checkpoint, tmp_path):
@@ -403,8 +420,9 @@ def test_other_videos_do_not_go_to_the_same_folder(videos, checkpoint, tmp_path,
     assert run(tmp_path / "first", checkpoint, tmp_path / "tokens") == 0
 
 
-def test_time_stamps_that_go_back_are_one_bad_video(videos, checkpoint, tmp_path, capsys):
-    """Two streams one after the other, as `cat a.ts b.ts` makes them."""
+@pytest.mark.parametrize("options", [[], ["--window-seconds", "0.625", "--num-frames", "2"]], ids=["whole", "windows"])
+def test_time_stamps_that_go_back_are_one_bad_video(videos, checkpoint, tmp_path, capsys, options):
+    """Two streams one after the other, as `cat a.ts b.ts` makes them, each as long as a window."""
     joined = b""
     for name in ("b/clip0.mp4", "b/clip2.mp4"):
         with av.open(str(videos / name)) as source, av.open(str(tmp_path / "part.ts"), "w") as target:
@@ -415,7 +433,7 @@ def test_time_stamps_that_go_back_are_one_bad_video(videos, checkpoint, tmp_path
             target.mux(stream.encode())
         joined += (tmp_path / "part.ts").read_bytes()
     (videos / "a" / "joined.ts").write_bytes(joined)
-    assert run(videos, checkpoint, tmp_path / "tokens") == 0
+    assert run(videos, checkpoint, tmp_path / "tokens", *options) == 0
     assert open_tokens(tmp_path / "tokens")["name"] == NAMES
     assert "a/joined.ts: its time stamps go back" in " ".join(capsys.readouterr().err.split())
 

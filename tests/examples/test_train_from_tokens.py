@@ -10,12 +10,13 @@ import torch
 from token_data import collate_tokens, open_tokens, video_features
 from tokenize_dataset import main as tokenize
 from torch import Tensor, nn
-from train_from_tokens import main
+from train_from_tokens import CaptionCollator, main
 from trajectory_data import ClipRecord, write_clip
 from transformers import (
     AutoConfig,
     AutoModelForVideoClassification,
     AutoProcessor,
+    AutoTokenizer,
     AutoVideoProcessor,
     PreTrainedModel,
 )
@@ -161,6 +162,15 @@ def test_all_of_a_small_held_out_set_is_judged(videos, trajadapter, tmp_path, ca
     assert float(found[1]) * 3 == pytest.approx(round(float(found[1]) * 3), abs=1e-3)  # of three clips
     state = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())
     assert state["global_step"] == 2
+
+
+def test_windows_of_a_video_are_not_each_other_s_negatives(videos, trajvit2):
+    tokens = {"tokens": np.zeros((2, 4), np.float32), "token_valid": [True, True]}
+    caption = json.dumps([{"caption": "red"}])
+    rows = [{"name": name, "annotations": caption, **tokens} for name in ("a.mp4", "a.mp4", "b.mp4")]
+    batch = CaptionCollator(AutoTokenizer.from_pretrained(trajvit2))(rows)
+    first, second, other = batch["idx"].tolist()
+    assert first == second != other
 
 
 def test_captions_and_conversations(videos, trajvit2, trajvlm, tmp_path, capsys):
