@@ -35,17 +35,17 @@ class SoftReading(TrajTokAttention):
         return self.out_proj(self._attend_at_once(latents, blocks, membership))
 
     def _key_mask(self, latents: Tensor, keys: Tensor, blocks: PatchBlocks, membership: Membership) -> Tensor:
-        may_read = super()._key_mask(latents, keys, blocks, membership)  # (B, 1, K*L, latents and N)
         lowest = torch.finfo(keys.dtype).min
-        weights = torch.zeros_like(may_read, dtype=self.log_probs.dtype).masked_fill(~may_read, lowest)
         tokens = latents.shape[1] // membership.num_trajectories
-        patches = self.log_probs.transpose(1, 2).repeat_interleave(tokens, dim=1)
+        patches = self.log_probs.transpose(1, 2).repeat_interleave(tokens, dim=1)  # (B, K*L, N)
         if blocks.valid is not None:
             patches = patches.masked_fill(~blocks.valid.unsqueeze(1), lowest)
         anchors = membership.anchor_index.unsqueeze(1).expand(-1, patches.shape[1], -1)
         patches = patches.clamp(min=lowest).scatter(2, anchors, 0.0)
-        first_patch = weights.shape[3] - patches.shape[2]
-        return torch.cat((weights[..., :first_patch], patches.unsqueeze(1)), dim=3).to(keys.dtype)
+        may_read = super()._key_mask(latents, keys, blocks, membership)  # (B, 1, K*L, latents and N)
+        may_read = may_read[..., : may_read.shape[3] - patches.shape[2]]
+        own_latents = torch.zeros_like(may_read, dtype=patches.dtype).masked_fill(~may_read, lowest)
+        return torch.cat((own_latents, patches.unsqueeze(1)), dim=3).to(keys.dtype)
 
 
 def assign_softly(model: TrajTokModel) -> None:

@@ -13,12 +13,12 @@ import pytest
 import search_videos
 import torch
 from PIL import Image
-from search import answer_sheet, video_index
+from search import answer_sheet, video_index, video_windows
 from search.answer_sheet import Answer, highlight
 from search.video_windows import read_windows, window_edges
 
 from modeling_trajtok import TrajViT2Model, TrajViT2Processor
-from modeling_trajtok.processors import TrajectoryMap, decode_video
+from modeling_trajtok.processors import TrajectoryMap, VideoDecodeError, decode_video
 from modeling_trajtok.processors.trajectory_drawing import write_video
 
 TEXT = "a red ball rolls left"
@@ -134,6 +134,19 @@ def test_windows_of_a_long_video_come_some_at_a_time_with_the_right_frames(tmp_p
         shown = window.frames_uint8.mean(axis=(1, 2, 3))
         np.testing.assert_allclose(shown, grey[window.frame_indices], atol=2.5)
         np.testing.assert_allclose(window.frame_times_s, window.frame_indices / 10)
+
+
+def test_a_file_whose_length_is_told_differently_is_refused(tmp_path, monkeypatch):
+    path, decode, reads = tmp_path / "long.mp4", video_windows.decode_video, []
+    write_video(path, np.zeros((60, 32, 32, 3), np.uint8), fps=10)
+
+    def shrinking(source, choose_frames, **options):
+        reads.append(source)
+        return decode(source, lambda total, fps: choose_frames(total - len(reads) + 1, fps), **options)
+
+    monkeypatch.setattr(video_windows, "decode_video", shrinking)
+    with pytest.raises(VideoDecodeError, match=r"long\.mp4: 60 frames were found first, now 59"):
+        list(read_windows(path, 0.5, 2, "middle", timeout_s=60.0))
 
 
 @torch.no_grad()
