@@ -192,7 +192,7 @@ def test_labels_are_scored_as_the_model_scores_them(run, clip, clip_checkpoint, 
 
     model = TrajViT2Model.from_pretrained(clip_checkpoint).eval()
     processor = TrajViT2Processor.from_pretrained(clip_checkpoint)
-    read = decode_video(tmp_path / "clip.mp4", lambda total, fps: [0, 1, 3, 4]).frames_uint8
+    read = decode_video(tmp_path / "clip.mp4", lambda timeline: [0, 1, 3, 4]).frames_uint8
     videos = processor.video_processor(read, num_frames=3, return_tensors="pt")
     texts = processor.tokenizer(labels, padding=True, return_tensors="pt")
     with torch.no_grad():
