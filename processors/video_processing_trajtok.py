@@ -298,6 +298,13 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
                 frames, metadata = self._read_source(video, name, fact, settings, deadline)
             else:
                 frames, metadata = self._take_frames(video, name, fact, settings)
+        except VideoTimeoutError as error:
+            if str(error).startswith(name):
+                raise
+            limit_s = settings["decode_timeout_s"]
+            raise VideoTimeoutError(
+                f"{name}: decoding did not end within {limit_s:g} s; raise `decode_timeout_s` for long videos."
+            ) from error
         except (OSError, EOFError, SyntaxError) as error:  # Pillow reads an opened picture when its pixels are wanted
             raise VideoDecodeError(f"{name}: cannot be read ({error}).") from error
         return self._to_pixels(frames, settings, name, deadline), metadata
