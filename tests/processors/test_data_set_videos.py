@@ -141,6 +141,8 @@ def test_decoders_have_the_limits_of_files(processor, clips, open_decoder):
     recorder = _Recorder(open_decoder(clips[0]))
     with pytest.raises(ValueError, match=r"12 frames of 20000x20000 px .* more than 4 GiB"):
         processor(recorder, sampling_strategy="all", size=20000)
+    with pytest.raises(ValueError, match=r"12 frames of 64x96 px .* raise `max_bytes`"):
+        processor(recorder, sampling_strategy="all", do_resize=False, max_bytes=12 * 3 * 64 * 96 - 1)
     assert recorder.decoded == []
 
 
