@@ -9,12 +9,15 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import logging
 
+from .video_processing_trajtok import TrajTokVideoProcessorKwargs
+
 logger = logging.get_logger(__name__)
 
 
 class TrajViT2ProcessorKwargs(ProcessingKwargs, total=False):
     """Texts of a batch are padded to the longest, and cut where the text tower ends."""
 
+    videos_kwargs: TrajTokVideoProcessorKwargs
     _defaults = {"text_kwargs": {"padding": True, "truncation": True}}  # noqa: RUF012 - Transformers reads it here
 
 

@@ -19,7 +19,7 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs
 
 from .tokenizer_reference import TokenizerReference
 from .video_inputs import flatten_videos
-from .video_processing_trajtok import TrajTokVideoProcessor
+from .video_processing_trajtok import TrajTokVideoProcessor, TrajTokVideoProcessorKwargs
 
 # The conversation format of Qwen3's instruction models, with places for images and videos.
 CHAT_TEMPLATE = (
@@ -44,6 +44,7 @@ NO_LIMIT = 1e9
 class TrajVLMProcessorKwargs(ProcessingKwargs, total=False):
     """Prompts of a batch are padded on the left, where generation wants the padding."""
 
+    videos_kwargs: TrajTokVideoProcessorKwargs
     _defaults = {  # noqa: RUF012 - read by Transformers
         "text_kwargs": {"padding": True, "padding_side": "left", "return_token_type_ids": False}
     }

@@ -8,10 +8,14 @@ Logits are enlarged, not ids: borders between trajectories come out smooth inste
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+from .setting_checks import whole_number
 
 MAX_VALUES_IN_MEMORY = 1 << 22  # float32 logits of pixels enlarged at a time, 16 MB per copy
 
@@ -94,3 +98,70 @@ def labels_from_ids(trajectory_ids: torch.Tensor, kept: torch.Tensor, size_hw: t
     ids = torch.where(torch.isin(trajectory_ids, kept), trajectory_ids, -1)
     enlarged = F.interpolate(ids[None].float(), size=size_hw, mode="nearest-exact")[0]
     return enlarged.to(torch.int16).cpu().numpy()
+
+
+def checked_outputs(outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Ids (B, T, H, W), logits if there are any (the finest), frame_valid (B, T) if it is among the outputs."""
+    if not isinstance(outputs, Mapping) or outputs.get("trajectory_ids") is None:
+        found = ", ".join(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
+        raise ValueError(f"outputs must have trajectory_ids, as TrajTokModel returns them; got {found or 'nothing'}.")
+    ids = torch.as_tensor(outputs["trajectory_ids"])
+    if ids.ndim != 4 or ids.is_floating_point():
+        raise ValueError(f"trajectory_ids must be whole numbers (B, T, H, W), got {tuple(ids.shape)} {ids.dtype}.")
+    found = [outputs.get(name) for name in ("assignment_logits_high_res", "assignment_logits", "frame_valid")]
+    high_res, logits, valid = (None if value is None else torch.as_tensor(value) for value in found)
+    return ids, logits if high_res is None else high_res, valid
+
+
+def checked_size_hw(source: Mapping, given: Any, clip: int) -> tuple[int, int]:
+    """Height and width in pixels of a clip: those given, or those of its metadata.
+
+    Raises:
+        ValueError: nobody knows them, or they are no sizes.
+    """
+    size_hw = (source.get("height"), source.get("width")) if given is None else given
+    if given is None and None in size_hw:
+        raise ValueError(f"video_metadata of clip {clip} has no height and width; pass source_sizes_hw.")
+    try:
+        height, width = size_hw
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The size of clip {clip} must be (height, width) in pixels, got {size_hw!r}.") from error
+    return whole_number(f"The height of clip {clip}", height), whole_number(f"The width of clip {clip}", width)
+
+
+def frames_of_clip(clip_ids: torch.Tensor, source: Mapping, valid: torch.Tensor | None, clip: int):
+    """Which frames of a clip's outputs count, and where in the source they are.
+
+    Args:
+        clip_ids: (T, H, W), -1 = no trajectory.
+        source: metadata of the clip; empty if there is none.
+        valid: (T,) bool, the frames that are wanted; None: those that the metadata knows, or all up to the last one
+            with a trajectory.
+        clip: its number, for errors.
+
+    Returns:
+        Rows of the outputs, indices in the source, and times in seconds (or the indices, where nobody knows times),
+        each of the same length.
+
+    Raises:
+        ValueError: no frame is wanted, or one that the outputs or the metadata do not have.
+    """
+    indices, times_s = source.get("frames_indices"), source.get("frame_times_s")
+    known = next((len(facts) for facts in (indices, times_s) if facts is not None), None)
+    total = len(clip_ids)
+    if valid is not None:
+        rows = valid.nonzero()[:, 0].cpu().numpy()
+    elif known is not None:
+        rows = np.arange(known)
+    else:
+        owned = (clip_ids >= 0).flatten(1).any(dim=1).nonzero()
+        rows = np.arange(int(owned[-1]) + 1 if len(owned) else total)
+    if not len(rows):
+        raise ValueError(f"Clip {clip} has no valid frame; leave it out, or correct frame_valid.")
+    if rows[-1] >= (total if known is None else min(known, total)):
+        raise ValueError(
+            f"Frame {rows[-1]} of clip {clip} is wanted, but the outputs have {total} frames and video_metadata tells "
+            f"of {known}; pass the metadata of the same call, or another frame_valid."
+        )
+    indices = np.asarray(range(total) if indices is None else indices, np.int64)[rows]
+    return rows, indices, np.array(indices if times_s is None else np.asarray(times_s)[rows], np.float64)

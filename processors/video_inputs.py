@@ -6,7 +6,7 @@ Out:  one entry per video; frames in memory as a tensor (T, 3, H_px, W_px), uint
 From: the user     To: video_processing_trajtok
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -158,7 +158,13 @@ def _is_one_video(value: Any) -> bool:
 # --- frames in memory ------------------------------------------------------------------------------------------------
 
 
-def frames_to_tensor(video: Any, *, do_convert_rgb: bool, channels: str | None = None) -> torch.Tensor:
+def frames_to_tensor(
+    video: Any,
+    *,
+    do_convert_rgb: bool,
+    channels: str | None = None,
+    choose_frames: Callable[[int], np.ndarray] | None = None,
+) -> torch.Tensor:
     """Bring frames in memory into one form, refusing what would silently become a wrong picture.
 
     Args:
@@ -169,6 +175,8 @@ def frames_to_tensor(video: Any, *, do_convert_rgb: bool, channels: str | None =
         channels: where arrays and tensors have their colours: "channels_first", "channels_last", or "none": grey
             frames (T, H, W), or one grey picture (H, W). None finds the axis of 3 channels (last, then first); three
             axes are then one picture, and refused where they might as well be 3 or 4 grey frames.
+        choose_frames: called with the number of frames; returns the indices (T,) of those that are wanted. Only they
+            are converted and checked. None takes all.
 
     Returns:
         (T, 3, H_px, W_px), uint8, or float32 in [0, 1].
@@ -177,11 +185,9 @@ def frames_to_tensor(video: Any, *, do_convert_rgb: bool, channels: str | None =
         ValueError: zero frames, pictures of different sizes, a wrong number of axes or channels, a wrong type or
             range, NaN or infinity, pictures too small to show anything.
     """
-    frames, channels = _stacked(video, do_convert_rgb, channels)
+    frames, channels = _stacked(_chosen(video, channels, choose_frames), do_convert_rgb, channels)
     if frames.ndim != 4:
         raise ValueError(f"expected frames (T, H, W, 3) or (T, 3, H, W), got {_shape(frames)}")
-    if frames.shape[0] == 0:
-        raise ValueError(f"has zero frames, shape {_shape(frames)}; expected at least one")
     frames = _channels_second(frames, channels, do_convert_rgb)
     if min(frames.shape[-2:]) < SMALLEST_SIDE_PX:
         raise ValueError(
@@ -191,18 +197,35 @@ def frames_to_tensor(video: Any, *, do_convert_rgb: bool, channels: str | None =
     return _checked_values(frames)
 
 
+def _chosen(video: Any, channels: str | None, choose_frames: Callable[[int], np.ndarray] | None) -> Any:
+    """The chosen frames in the form in which they came."""
+    if isinstance(video, (list, tuple)):
+        total = len(video)
+        if len({id(picture) for picture in video if is_animation(picture)}) < sum(map(is_animation, video)):
+            raise ValueError(
+                "holds the same animated picture several times; pass the animation itself, or a copy of every frame "
+                "(`frame.copy()`: Pillow moves one object from frame to frame)"
+            )
+    else:
+        video = video if isinstance(video, torch.Tensor) or not _is_array(video) else np.asarray(video)
+        holds_several = _is_array(video) and video.ndim == (3 if channels == "none" else 4)
+        total = video.shape[0] if holds_several else 1
+    if total == 0:
+        shape = f", shape {_shape(video)}" if _is_array(video) else ""
+        raise ValueError(f"has zero frames{shape}; expected at least one")
+    indices = np.arange(total) if choose_frames is None else choose_frames(total)
+    if len(indices) == total:
+        return video
+    if isinstance(video, (list, tuple)):
+        return [video[index] for index in indices]
+    return video[torch.from_numpy(indices).to(video.device)] if isinstance(video, torch.Tensor) else video[indices]
+
+
 def _stacked(video: Any, do_convert_rgb: bool, channels: str | None) -> tuple[torch.Tensor, str | None]:
     """Frames with 4 axes, and where their colours are."""
     if not isinstance(video, (list, tuple)):
         frames, channels = _with_colour_axis(video, do_convert_rgb, channels, alone=True)
         return (frames[None] if frames.ndim == 3 else frames), channels
-    if not video:
-        raise ValueError("has zero frames; expected at least one")
-    if len({id(picture) for picture in video if is_animation(picture)}) < sum(map(is_animation, video)):
-        raise ValueError(
-            "holds the same animated picture several times; pass the animation itself, or a copy of every frame "
-            "(`frame.copy()`: Pillow moves one object from frame to frame)"
-        )
     pictures, layouts = zip(
         *(_with_colour_axis(picture, do_convert_rgb, channels, alone=False) for picture in video), strict=True
     )

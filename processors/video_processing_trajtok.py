@@ -11,7 +11,6 @@ import difflib
 import json
 import numbers
 import time
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -28,10 +27,18 @@ from .frame_decoding import decode_video
 from .frame_sampling import FrameTimeline, sample_frame_indices
 from .open_decoders import read_open_decoder
 from .picture_frames import read_pictures
-from .setting_checks import CHECKS, check_settings, whole_number
+from .setting_checks import CHECKS, check_settings
 from .tokenizer_reference import TokenizerReference
 from .trajectory_maps import NO_TRAJECTORY, TrajectoryMap
-from .trajectory_postprocessing import kept_trajectories, labels_from_ids, labels_from_logits, unflatten_logits
+from .trajectory_postprocessing import (
+    checked_outputs,
+    checked_size_hw,
+    frames_of_clip,
+    kept_trajectories,
+    labels_from_ids,
+    labels_from_logits,
+    unflatten_logits,
+)
 from .video_facts import TrajTokVideoMetadata, describe_frames, facts_per_video, flatten_facts
 from .video_inputs import as_source, flatten_videos, frames_to_tensor, is_animation, is_decoder, video_name
 from .video_sources import VideoDecodeError, VideoTimeoutError, is_video_source
@@ -53,7 +60,7 @@ BY_NUMBER = ("middle", "uniform")
 
 
 class TrajTokVideoProcessorKwargs(VideosKwargs, total=False):
-    """What Transformers' video processors take, and ours on top.
+    """What Transformers' video processors take, and ours on top; `setting_checks` says what each may be.
 
     Attributes:
         sampling_strategy: "middle" (of `num_frames` equal segments), "uniform", "fps" (follows from `fps`) or "all".
@@ -67,12 +74,31 @@ class TrajTokVideoProcessorKwargs(VideosKwargs, total=False):
         skip_bad_videos: leave unreadable videos out, and list them under `failures`.
     """
 
-    sampling_strategy: str | None
-    short_clips: str | None
-    decoder_backend: str | None
-    decode_timeout_s: float | int | None
-    max_bytes: int | None
-    skip_bad_videos: bool | None
+    sampling_strategy: Any
+    short_clips: Any
+    decoder_backend: Any
+    decode_timeout_s: Any
+    max_bytes: Any
+    skip_bad_videos: Any
+    # Those of Transformers once more: processors would refuse numpy's numbers before the video processor sees them.
+    num_frames: Any
+    fps: Any
+    video_metadata: Any
+    do_sample_frames: Any
+    do_convert_rgb: Any
+    do_resize: Any
+    size: Any
+    resample: Any
+    do_center_crop: Any
+    crop_size: Any
+    do_rescale: Any
+    rescale_factor: Any
+    do_normalize: Any
+    image_mean: Any
+    image_std: Any
+    device: Any
+    input_data_format: Any
+    return_metadata: Any
 
 
 class TrajTokVideoProcessor(BaseVideoProcessor):
@@ -365,11 +391,21 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
 
     def _take_frames(self, video: Any, name: str, fact: dict, settings: dict):
         """The chosen frames of those in memory."""
-        convert = bool(settings["do_convert_rgb"])
-        frames = frames_to_tensor(video, do_convert_rgb=convert, channels=settings["input_data_format"])
-        facts = describe_frames(fact, len(frames))
-        self._refuse_short(len(frames), settings)
-        chosen = self._chosen_frames(facts.timeline, settings)
+        facts, chosen = None, None
+
+        def choose_frames(total: int) -> np.ndarray:
+            nonlocal facts, chosen
+            facts = describe_frames(fact, total)
+            self._refuse_short(total, settings)
+            chosen = self._chosen_frames(facts.timeline, settings)
+            return chosen
+
+        frames = frames_to_tensor(
+            video,
+            do_convert_rgb=bool(settings["do_convert_rgb"]),
+            channels=settings["input_data_format"],
+            choose_frames=choose_frames,
+        )
         times_s = facts.timeline.frame_times_s
         height, width = facts.size_hw or frames.shape[-2:]
         metadata = TrajTokVideoMetadata(
@@ -383,7 +419,7 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
             frame_times_s=None if times_s is None else times_s[chosen].tolist(),
             name=facts.name or name,
         )
-        return frames[torch.from_numpy(chosen)], metadata
+        return frames, metadata
 
     @staticmethod
     def _refuse_short(total_num_frames: int, settings: dict) -> None:
@@ -556,7 +592,7 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
         """
         if not isinstance(min_area_fraction, numbers.Real) or not 0 <= min_area_fraction < 1:
             raise ValueError(f"min_area_fraction must be in [0, 1), got {min_area_fraction!r}.")
-        ids, logits, valid = _outputs_of_model(outputs)
+        ids, logits, valid = checked_outputs(outputs)
         sources = None if video_metadata is None else flatten_facts(video_metadata)
         for name, given in (("video_metadata", sources), ("source_sizes_hw", source_sizes_hw)):
             if given is not None and len(given) != len(ids):
@@ -572,8 +608,8 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
         maps = []
         for b, clip_ids in enumerate(ids):
             source = {} if sources is None or sources[b] is None else sources[b]
-            size_hw = _source_size(source, b) if source_sizes_hw is None else _checked_size(source_sizes_hw[b], b)
-            rows, indices, times_s = _frames_of_clip(clip_ids, source, None if valid is None else valid[b], b)
+            size_hw = checked_size_hw(source, None if source_sizes_hw is None else source_sizes_hw[b], b)
+            rows, indices, times_s = frames_of_clip(clip_ids, source, None if valid is None else valid[b], b)
             clip_ids = clip_ids[rows]
             kept = kept_trajectories(clip_ids, min_area_fraction)
             if logits is None:
@@ -584,57 +620,6 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
                 labels[~(clip_ids >= 0).flatten(1).any(dim=1).cpu().numpy()] = NO_TRAJECTORY
             maps.append(TrajectoryMap(labels, times_s, indices))
         return maps
-
-
-def _outputs_of_model(outputs: Any) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """Ids (B, T, H, W), logits if there are any (the finest), frame_valid (B, T) if it is among the outputs."""
-    if not isinstance(outputs, Mapping) or outputs.get("trajectory_ids") is None:
-        found = ", ".join(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
-        raise ValueError(f"outputs must have trajectory_ids, as TrajTokModel returns them; got {found or 'nothing'}.")
-    ids = torch.as_tensor(outputs["trajectory_ids"])
-    if ids.ndim != 4 or ids.is_floating_point():
-        raise ValueError(f"trajectory_ids must be whole numbers (B, T, H, W), got {tuple(ids.shape)} {ids.dtype}.")
-    found = [outputs.get(name) for name in ("assignment_logits_high_res", "assignment_logits", "frame_valid")]
-    high_res, logits, valid = (None if value is None else torch.as_tensor(value) for value in found)
-    return ids, logits if high_res is None else high_res, valid
-
-
-def _source_size(source: Mapping, clip: int) -> tuple[int, int]:
-    size_hw = source.get("height"), source.get("width")
-    if None in size_hw:
-        raise ValueError(f"video_metadata of clip {clip} has no height and width; pass source_sizes_hw.")
-    return _checked_size(size_hw, clip)
-
-
-def _checked_size(size_hw: Any, clip: int) -> tuple[int, int]:
-    try:
-        height, width = size_hw
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The size of clip {clip} must be (height, width) in pixels, got {size_hw!r}.") from error
-    return whole_number(f"The height of clip {clip}", height), whole_number(f"The width of clip {clip}", width)
-
-
-def _frames_of_clip(clip_ids: torch.Tensor, source: Mapping, valid: torch.Tensor | None, clip: int):
-    """Rows of the outputs that count, and for each its index and its time in the source."""
-    indices, times_s = source.get("frames_indices"), source.get("frame_times_s")
-    known = next((len(facts) for facts in (indices, times_s) if facts is not None), None)
-    total = len(clip_ids)
-    if valid is not None:
-        rows = valid.nonzero()[:, 0].cpu().numpy()
-    elif known is not None:
-        rows = np.arange(known)
-    else:
-        owned = (clip_ids >= 0).flatten(1).any(dim=1).nonzero()
-        rows = np.arange(int(owned[-1]) + 1 if len(owned) else total)
-    if not len(rows):
-        raise ValueError(f"Clip {clip} has no valid frame; leave it out, or correct frame_valid.")
-    if rows[-1] >= (total if known is None else min(known, total)):
-        raise ValueError(
-            f"Frame {rows[-1]} of clip {clip} is wanted, but the outputs have {total} frames and video_metadata tells "
-            f"of {known}; pass the metadata of the same call, or another frame_valid."
-        )
-    indices = np.asarray(range(total) if indices is None else indices, np.int64)[rows]
-    return rows, indices, np.array(indices if times_s is None else np.asarray(times_s)[rows], np.float64)
 
 
 def _takes_a_number(settings: dict) -> bool:
@@ -668,8 +653,8 @@ def _refuse_large(
         clips = "" if num_clips == 1 else f"{num_clips} clips of "
         frames = f"{num_frames} frame{'s' * (num_frames > 1)}"
         raise ValueError(
-            f"{clips}{frames} of {size_hw[0]}x{size_hw[1]} px (height x width) would take {wanted / 2**30:.1f} GiB, "
-            f"more than {limit / 2**30:.3g} GiB. Ask for fewer or smaller frames, pass fewer videos at a time, or "
+            f"{clips}{frames} of {size_hw[0]}x{size_hw[1]} px (height x width) would take {wanted / 2**30:.4g} GiB, "
+            f"more than {limit / 2**30:.4g} GiB. Ask for fewer or smaller frames, pass fewer videos at a time, or "
             f"raise `max_bytes`, now {settings['max_bytes']}"
         )
 

@@ -17,7 +17,13 @@ from transformers.video_utils import VideoMetadata
 
 from modeling_trajtok.configuration_trajtok import TrajTokConfig
 from modeling_trajtok.modeling_trajtok import TrajTokModel
-from modeling_trajtok.processors import TrajTokVideoMetadata, TrajTokVideoProcessor, VideoDecodeError, decode_video
+from modeling_trajtok.processors import (
+    TrajTokVideoMetadata,
+    TrajTokVideoProcessor,
+    TrajViT2Processor,
+    VideoDecodeError,
+    decode_video,
+)
 from modeling_trajtok.processors import trajectory_postprocessing as postprocessing
 from modeling_trajtok.processors import video_processing_trajtok as video_processing
 
@@ -288,6 +294,15 @@ def test_numbers_of_other_libraries_are_taken_and_saved_as_plain_ones(bars, tmp_
         torch.testing.assert_close(same["pixel_values_videos"], expected)
 
 
+def test_processors_around_it_leave_the_checks_to_it(processor, vlm_tokenizer, bars):
+    around = TrajViT2Processor(processor, vlm_tokenizer)
+    assert around(videos=bars(6, 64, 96), num_frames=np.int64(3))["frame_valid"].shape == (1, 3)
+    times = {"video_metadata": [{"frame_times_s": np.arange(6)}], "return_metadata": True}
+    assert around(videos=bars(6, 64, 96), **times)["video_metadata"][0].frame_times_s == [0, 1, 3, 4]
+    with pytest.raises(ValueError, match=r"num_frames must be a whole number, got '3' \(str\)"):
+        around(videos=bars(6, 64, 96), num_frames="3")
+
+
 def test_none_in_a_call_means_the_processors_own_sampling(processor, bars):
     for name in ("num_frames", "fps", "sampling_strategy"):
         assert processor(bars(9, 64, 96), **{name: None})["frame_valid"].shape == (1, 4)
@@ -351,6 +366,16 @@ def test_more_than_fits_is_refused_before_memory_is_taken(processor, clip, bars,
     for video in (clip, bars(6, 64, 96)):
         with pytest.raises(ValueError, match=message):
             processor(video, **settings)
+
+
+def test_only_chosen_frames_in_memory_are_converted(processor, bars):
+    frames = bars(12, 64, 96) / 255
+    expected = processor(frames)["pixel_values_videos"]
+    frames[[0, 2, 11]] = np.nan  # frames 1, 4, 7 and 10 are taken
+    for form in (frames, list(frames), torch.from_numpy(frames)):
+        torch.testing.assert_close(processor(form)["pixel_values_videos"], expected)
+    with pytest.raises(ValueError, match="NaN"):
+        processor(frames, sampling_strategy="all")
 
 
 def test_a_batch_is_bounded_as_well(processor, bars):
