@@ -67,13 +67,16 @@ def read_pictures(
     """
     timeline = _timeline(picture, check_time)
     indices = choose_frames(timeline)
-    frames = []
-    for number in indices.tolist():
+    frames = None
+    for place, number in enumerate(indices.tolist()):
         check_time()
         if timeline.total_num_frames > 1:
             picture.seek(number + first_frame(picture))
-        frames.append(picture_to_rgb(picture))
-    return np.stack(frames), indices, timeline
+        frame = picture_to_rgb(picture)
+        if frames is None:
+            frames = np.empty((len(indices), *frame.shape), dtype=np.uint8)
+        frames[place] = frame
+    return frames, indices, timeline
 
 
 def _timeline(picture: Any, check_time: Callable[[], None]) -> FrameTimeline:
