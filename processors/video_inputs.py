@@ -174,7 +174,8 @@ def frames_to_tensor(
         do_convert_rgb: turn grey and RGBA pictures into RGB; without it, 3 channels are expected.
         channels: where arrays and tensors have their colours: "channels_first", "channels_last", or "none": grey
             frames (T, H, W), or one grey picture (H, W). None finds the axis of 3 channels (last, then first); three
-            axes are then one picture, and refused where they might as well be 3 or 4 grey frames.
+            axes are then one picture, and refused where they might as well be 3 or 4 grey frames. In a list of
+            several, arrays of three axes are always pictures.
         choose_frames: called with the number of frames; returns the indices (T,) of those that are wanted. Only they
             are converted and checked. None takes all.
 
@@ -185,6 +186,8 @@ def frames_to_tensor(
         ValueError: zero frames, pictures of different sizes, a wrong number of axes or channels, a wrong type or
             range, NaN or infinity, pictures too small to show anything.
     """
+    if isinstance(video, (list, tuple)) and len(video) == 1 and _is_array(video[0]) and video[0].ndim == 3:
+        video = video[0]  # a batch of one, or a clip of one picture: the same question
     frames, channels = _stacked(_chosen(video, channels, choose_frames), do_convert_rgb, channels)
     if frames.ndim != 4:
         raise ValueError(f"expected frames (T, H, W, 3) or (T, 3, H, W), got {_shape(frames)}")

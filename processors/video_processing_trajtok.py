@@ -27,7 +27,7 @@ from .frame_decoding import decode_video
 from .frame_sampling import FrameTimeline, sample_frame_indices
 from .open_decoders import read_open_decoder
 from .picture_frames import read_pictures
-from .setting_checks import CHECKS, check_settings
+from .setting_checks import CHECKS, check_settings, plain
 from .tokenizer_reference import TokenizerReference
 from .trajectory_maps import NO_TRAJECTORY, TrajectoryMap
 from .trajectory_postprocessing import (
@@ -548,17 +548,19 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
                 "The trajectory tokenizer was never saved, so the processor has no name to keep for it. "
                 "Save the model, then set `processor.trajectory_tokenizer = <its folder or name>` (or None)."
             )
-        return self._described()
+        return check_settings(self._described())
 
     def _described(self) -> dict:
-        settings = check_settings(super().to_dict())
+        settings = super().to_dict()
         settings.pop("_tokenizer", None)
         if self._tokenizer is not None:
             settings["trajectory_tokenizer"] = self.trajectory_tokenizer
         return settings
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__} {json.dumps(self._described(), indent=2, sort_keys=True)}\n"
+        return (
+            f"{type(self).__name__} {json.dumps(plain(self._described()), indent=2, sort_keys=True, default=repr)}\n"
+        )
 
     # --- and back ----------------------------------------------------------------------------------------------------
 

@@ -244,6 +244,7 @@ def test_every_door_checks_the_same_with_the_same_words(processor, bars, tmp_pat
 
 def test_what_a_program_sets_is_checked_when_used_and_when_saved(processor, bars, tmp_path):
     processor.num_frames = "8"
+    assert '"num_frames": "8"' in repr(processor), "showing a processor never fails"
     for use in (lambda: processor(bars(6, 64, 96)), lambda: processor.save_pretrained(tmp_path)):
         with pytest.raises(ValueError, match="num_frames must be a whole number, got '8'"):
             use()
@@ -497,7 +498,10 @@ def test_grey_clips_need_a_word(processor, bars):
     grey = bars(3, 64, 96)[..., 0]
     with pytest.raises(ValueError, match=r'3 grey frames. Pass input_data_format="channels_first"'):
         processor(grey)
-    assert processor(grey, input_data_format="none")["frame_valid"].sum() == 3
+    with pytest.raises(ValueError, match="3 grey frames"):
+        processor([grey])
+    for form in (grey, [grey]):
+        assert processor(form, input_data_format="none")["frame_valid"].sum() == 3
     assert processor(grey, input_data_format="channels_first")["frame_valid"].shape == (1, 1)
 
 
