@@ -147,7 +147,7 @@ def _shortened(text: str) -> str:
 def read_frames(name: str, num_frames: int, timeout_s: float) -> DecodedVideo:
     """Frames spread over the whole video, the middle one of each of `num_frames` equal parts."""
     sample = partial(sample_frame_indices, num_frames=num_frames, strategy="middle")
-    return decode_video(name, lambda total, _fps: sample(total), timeout_s=timeout_s)
+    return decode_video(name, sample, timeout_s=timeout_s)
 
 
 def group_patches(

@@ -27,7 +27,13 @@ from tqdm import tqdm
 
 import modeling_trajtok
 from modeling_trajtok import TrajViT2Model
-from modeling_trajtok.processors import DecodedVideo, VideoDecodeError, decode_video, sample_frame_indices
+from modeling_trajtok.processors import (
+    DecodedVideo,
+    FrameTimeline,
+    VideoDecodeError,
+    decode_video,
+    sample_frame_indices,
+)
 
 
 @dataclass(frozen=True)
@@ -177,10 +183,10 @@ def decode_stretch(request: VideoRequest, num_frames: int, **decoder) -> Decoded
         VideoDecodeError: the file cannot be decoded, or ends before the stretch starts.
     """
 
-    def choose_frames(total: int, fps: float | None) -> np.ndarray:
-        if fps is None:
+    def choose_frames(timeline: FrameTimeline) -> np.ndarray:
+        if timeline.fps is None:
             raise VideoDecodeError("it has no frame rate, so seconds cannot be found in it")
-        return frames_of_stretch(request, num_frames, total, fps)
+        return frames_of_stretch(request, num_frames, timeline.total_num_frames, timeline.fps)
 
     return decode_video(request.path, choose_frames, **decoder)
 

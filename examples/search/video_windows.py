@@ -14,7 +14,7 @@ from os import PathLike
 
 import numpy as np
 
-from modeling_trajtok.processors import VideoDecodeError, decode_video, sample_frame_indices
+from modeling_trajtok.processors import FrameTimeline, VideoDecodeError, decode_video, sample_frame_indices
 
 SHORTEST_TAIL = 0.25  # of a window; what remains of a video beyond its last full window belongs to that one if shorter
 WINDOWS_PER_READ = 8
@@ -84,10 +84,11 @@ def read_windows(
     while edges is None or first < len(edges) - 1:
         chosen = []
 
-        def choose_frames(total: int, fps: float | None, chosen=chosen, first=first, count=count) -> np.ndarray:
+        def choose_frames(timeline: FrameTimeline, chosen=chosen, first=first, count=count) -> np.ndarray:
             nonlocal edges
+            total = timeline.total_num_frames
             if edges is None:
-                edges = window_edges(total, fps, window_seconds)
+                edges = window_edges(total, timeline.fps, window_seconds)
             if edges[-1] != total:
                 raise VideoDecodeError(
                     f"{edges[-1]} frames were found first, now {total}; write the file anew with ffmpeg"

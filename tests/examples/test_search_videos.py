@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,7 +143,11 @@ def test_a_file_whose_length_is_told_differently_is_refused(tmp_path, monkeypatc
 
     def shrinking(source, choose_frames, **options):
         reads.append(source)
-        return decode(source, lambda total, fps: choose_frames(total - len(reads) + 1, fps), **options)
+
+        def choose(timeline):
+            return choose_frames(replace(timeline, total_num_frames=timeline.total_num_frames - len(reads) + 1))
+
+        return decode(source, choose, **options)
 
     monkeypatch.setattr(video_windows, "decode_video", shrinking)
     with pytest.raises(VideoDecodeError, match=r"long\.mp4: 60 frames were found first, now 59"):
