@@ -51,10 +51,15 @@ def window_edges(timeline: FrameTimeline, window_seconds: float) -> np.ndarray:
 
     A window has the frames that appear within its seconds, by their time stamps. Where a picture is held beyond its
     window, the windows in which nothing appears belong to that one. A video without times is one window.
+
+    Raises:
+        VideoDecodeError: if the time stamps go back.
     """
     total, times_s, duration_s = timeline.total_num_frames, timeline.frame_times_s, timeline.duration_s
     if times_s is None or duration_s is None:
         return np.array([0, total])
+    if (np.diff(times_s) < 0).any():
+        raise VideoDecodeError("its time stamps go back; write the file anew with ffmpeg")
     count = max(1, math.ceil(duration_s / window_seconds - SHORTEST_TAIL))
     # A hair back, so that 4 s at 25 fps is frame 100 despite rounding; containers may round to milliseconds.
     hair_s = min(1e-3, duration_s / total / 4)

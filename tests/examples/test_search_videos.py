@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import search_videos
 import torch
-from evaluation.embedding_cache import VideoRequest, decode_stretch
+from evaluation.embedding_cache import VideoRequest, decode_stretch, frames_of_stretch
 from PIL import Image
 from search import answer_sheet, video_index, video_windows
 from search.answer_sheet import Answer, highlight
@@ -160,6 +160,11 @@ def test_seconds_of_a_stretch_go_by_time_stamps(held_picture):
     assert read(None, None, num_frames=2) == [2, 8]
     with pytest.raises(VideoDecodeError, match="before the stretch from 7 s"):
         read(7.0, 8.0)
+    back = FrameTimeline(4, np.array([0.0, 0.1, 0.0, 0.1]), 0.2)
+    with pytest.raises(VideoDecodeError, match="go back"):
+        frames_of_stretch(VideoRequest("a", None, 0.0, 0.1), 2, back)
+    with pytest.raises(VideoDecodeError, match="go back"):
+        window_edges(back, 0.1)
 
 
 def test_windows_of_a_long_video_come_some_at_a_time_with_the_right_frames(tmp_path):
