@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Generation
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
+from .auto_classes import FamilyAutoClasses
 from .configuration_trajvit2 import TrajViT2Config
 from .configuration_trajvlm import SEGMENTER, TrajVLMConfig
 from .grid_ops import GridSize, expand_frame_mask, resize_patches
@@ -138,11 +139,16 @@ class TrajVLMConnector(nn.Module):
         return pooled, self.projector(pooled)
 
 
-class TrajVLMPreTrainedModel(PreTrainedModel):
+class TrajVLMPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
     """What the TrajVLM models share."""
 
     config: TrajVLMConfig
     config_class = TrajVLMConfig
+    auto_classes = {  # noqa: RUF012
+        "AutoModel": ("TrajVLMModel",),
+        "AutoModelForImageTextToText": ("TrajVLMForConditionalGeneration",),
+        "AutoModelForMultimodalLM": ("TrajVLMForConditionalGeneration",),
+    }
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "video", "text")

@@ -63,8 +63,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     ```
 
     Texts are encoded once for all videos and calls. A list of videos shows a progress bar and, with ``batch_size``, is
-    read and run in batches, whose shorter clips are padded and masked. With ``videos_kwargs={"skip_bad_videos": True}``
-    a video that cannot be read does not end the call: the result in its place says what is wrong with it.
+    read and run in batches, whose shorter clips are padded and masked. With
+    ``videos_kwargs={"skip_bad_videos": True}`` a video that cannot be read does not end the call: the result in its
+    place says what is wrong with it.
     """
 
     _load_processor = True
