@@ -269,8 +269,6 @@ class TrajVLMTokenProjection(nn.Module):
 class TrajVLMModel(TrajVLMPreTrainedModel):
     """Vision tower, grouping and language model, without the head that gives words."""
 
-    base_model_prefix = ""
-
     def __init__(self, config: TrajVLMConfig):
         super().__init__(config)
         if config.has_trajectory_tower:
