@@ -177,7 +177,7 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
 
         Raises:
             ValueError: a setting that does not exist or fit, a bad video (VideoDecodeError for files), clips of
-                different sizes after resizing, or no good video at all.
+                different sizes after resizing, or no good video at all (its attribute `failures` lists them).
         """
         settings = self._settings_for_call(kwargs)
         videos = list_videos(videos)
@@ -197,7 +197,9 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
                 metadata.append(source)
                 kept.append(position)
         if not clips:
-            raise ValueError(f"None of the {len(videos)} videos could be read. First: {failures[0]['error']}")
+            error = ValueError(f"None of the {len(videos)} videos could be read. First: {failures[0]['error']}")
+            error.failures = failures
+            raise error
         pixels, frame_valid = self._batch(clips, metadata, settings)
         data = {"pixel_values_videos": pixels, "frame_valid": frame_valid}
         if self._tokenizer is not None:
