@@ -16,6 +16,8 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 from transformers.utils import can_return_tuple
 
 from .configuration_trajvit2 import TrajViT2Config, TrajViT2TransformerConfig
+from .gradient_paths import check_gradients_of_segmenter, warn_of_missing_gradients
+from .input_checks import check_pixel_names, check_targets, check_task_keywords
 from .losses_trajvit2 import contrastive_loss
 from .modeling_trajtok import TrajTokModel
 from .outputs_trajtok import TrajViT2ClassifierOutput, TrajViT2Output, TrajViT2VideoOutput
@@ -116,10 +118,24 @@ class TrajViT2VideoTower(nn.Module):
         tokenized, trajectory_ids = None, trajtok_inputs.get("trajectory_ids")
         if trajectory_embeds is None:
             tokenized = self.trajtok(pixel_values_videos, frame_valid, **trajtok_inputs)
+            check_gradients_of_segmenter(
+                "TrajViT2",
+                self.trajtok,
+                masks=tokenized.loss is not None,
+                high_res=tokenized.assignment_logits_high_res is not None,
+                ids=trajectory_ids is not None,
+                own_features=trajtok_inputs.get("patch_features") is None,
+            )
             trajectory_embeds, token_valid = tokenized.trajectory_embeds, tokenized.token_valid
             trajectory_ids = tokenized.trajectory_ids
         else:
             self._check_tokens(trajectory_embeds, token_valid, pixel_values_videos)
+            if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                warn_of_missing_gradients(
+                    "TrajViT2",
+                    {"trajtok": self.trajtok},
+                    "trajectory_embeds were made before. Freeze it, or pass pixels.",
+                )
             trajectory_embeds = trajectory_embeds.to(self.transformer.norm.weight.dtype)
             if token_valid is None:
                 token_valid = trajectory_embeds.new_ones(trajectory_embeds.shape[:2], dtype=torch.bool)
@@ -228,10 +244,9 @@ class TrajViT2VideoModel(TrajViT2PreTrainedModel):
 class TrajViT2Model(TrajViT2PreTrainedModel):
     """Video tower and text tower, each projected to one space.
 
-    `Trainer` trains it on batches with ``return_loss=True``, which the data collator adds; for a loss in evaluation it
-    needs ``TrainingArguments(label_names=[])``. The videos and texts of a batch are each other's negatives: several
-    processes compare with those of all, but small batches whose gradients are accumulated only with their own, and a
-    batch of one pair teaches nothing.
+    `Trainer` trains and evaluates it on batches with ``return_loss=True``, which the data collator adds. The videos
+    and texts of a batch are each other's negatives: several processes compare with those of all, but small batches
+    whose gradients are accumulated only with their own, and a batch of one pair teaches nothing.
     """
 
     # What the task runs; named here so that its code is saved beside the model's.
@@ -297,7 +312,7 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
         frame_valid: Tensor | None = None,
         trajectory_embeds: Tensor | None = None,
         token_valid: Tensor | None = None,
-        trajectory_labels: Tensor | None = None,
+        target_trajectory_ids: Tensor | None = None,
         idx: Tensor | None = None,
         text_idx: Tensor | None = None,
         return_loss: bool | None = None,
@@ -314,7 +329,9 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
             frame_valid: (B, T), False for padded frames.
             trajectory_embeds: (B, K*L, D) tokens that a TrajTok made before, instead of pixels.
             token_valid: (B, K*L) of ``trajectory_embeds``.
-            trajectory_labels: (B, T, h, w) at any resolution, -1 = ignore: adds the segmentation loss.
+            target_trajectory_ids: (B, T, h, w) at any resolution, 0 ... K-1, -1 = ignore: what the segmenter should
+                find, which adds the segmentation loss. `TrajTokModel` calls them ``trajectory_labels``, and so may
+                callers; but `Trainer` takes arguments of such names for what evaluation cannot do without.
             idx: (B,) numbers of what the videos show; videos and texts of the same number match. Default: all differ.
             text_idx: (N,) the same for the texts, -1 = matches no video. Default: text i belongs to video i; texts
                 beyond B match no video.
@@ -328,6 +345,7 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
         Raises:
             ValueError: for missing or contradicting inputs, or inputs of the wrong shape, type or range.
         """
+        check_task_keywords(self, self.video_model.trajtok, trajtok_inputs)
         if input_ids is None:
             raise ValueError(
                 "TrajViT2Model got no input_ids, expected videos and texts. Use get_video_features alone."
@@ -337,10 +355,9 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
             frame_valid,
             trajectory_embeds,
             token_valid,
-            trajectory_labels=trajectory_labels,
             output_trajectory_features=output_trajectory_features,
             return_dict=True,
-            **trajtok_inputs,
+            **check_targets(type(self).__name__, target_trajectory_ids, trajtok_inputs),
         )
         text_inputs = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         texts = self.get_text_features(input_ids, attention_mask, return_dict=True, **text_inputs)
@@ -388,11 +405,7 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
 
 
 class TrajViT2ForVideoClassification(TrajViT2PreTrainedModel):
-    """The video tower with a linear classifier on its pooled state.
-
-    For a loss in evaluation `Trainer` needs ``TrainingArguments(label_names=["labels"])``: it would wait for
-    ``trajectory_labels`` as well.
-    """
+    """The video tower with a linear classifier on its pooled state."""
 
     input_modalities = ("video",)
     _keys_to_ignore_on_load_unexpected = TrajViT2VideoModel._keys_to_ignore_on_load_unexpected
@@ -411,8 +424,9 @@ class TrajViT2ForVideoClassification(TrajViT2PreTrainedModel):
         frame_valid: Tensor | None = None,
         trajectory_embeds: Tensor | None = None,
         token_valid: Tensor | None = None,
-        trajectory_labels: Tensor | None = None,
+        target_trajectory_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         **trajtok_inputs,
     ) -> TrajViT2ClassifierOutput:
         """Classify clips.
@@ -422,21 +436,25 @@ class TrajViT2ForVideoClassification(TrajViT2PreTrainedModel):
             frame_valid: (B, T), False for padded frames.
             trajectory_embeds: (B, K*L, D) tokens that a TrajTok made before, instead of pixels.
             token_valid: (B, K*L) of ``trajectory_embeds``.
-            trajectory_labels: (B, T, h, w) at any resolution, -1 = ignore: adds the segmentation loss.
+            target_trajectory_ids: (B, T, h, w) at any resolution, 0 ... K-1, -1 = ignore: what the segmenter should
+                find, which adds the segmentation loss. `TrajTokModel` calls them ``trajectory_labels``, and so may
+                callers; but `Trainer` takes arguments of such names for what evaluation cannot do without.
             labels: (B,) classes, (B, num_labels) for several at once, or (B,) numbers for regression, as
                 ``config.problem_type`` says.
+            pixel_values: what VideoMAE and code written for it call ``pixel_values_videos``.
             **trajtok_inputs: what else `TrajTokModel.forward` takes.
 
         Returns:
             `TrajViT2ClassifierOutput`.
         """
+        pixel_values_videos = check_pixel_names(type(self).__name__, pixel_values_videos, pixel_values)
+        check_task_keywords(self, self.video_model.trajtok, trajtok_inputs)
         output = self.video_model(
             pixel_values_videos,
             frame_valid,
             trajectory_embeds,
             token_valid,
-            trajectory_labels=trajectory_labels,
-            **trajtok_inputs,
+            **check_targets(type(self).__name__, target_trajectory_ids, trajtok_inputs),
         )
         logits = self.classifier(output.pooler_output)
         loss = None

@@ -28,6 +28,8 @@ MOST_PREFIX_TOKENS = 16
 # Patch sides and strides that are tried for a model whose configuration names none.
 PATCH_SIDES_PX = (4, 8, 14, 16, 18, 32, 64)
 MOST_STAGES = 5
+# Children of a model that only work on the features that it gives, or predict others from them.
+UNUSED_PARTS = ("pooler", "head", "predictor")
 
 
 class PatchFeatures(NamedTuple):
@@ -80,6 +82,12 @@ def flat_patches(images: Tensor, side_px: int) -> dict[str, Tensor]:
     }
 
 
+def all_trained(module: nn.Module) -> bool:
+    """Whether a module has parameters, and all of them ask for a gradient."""
+    asked = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(asked) and all(asked)
+
+
 def vision_config_of(config):
     """The configuration of the vision tower, of a model of images and text; otherwise the same."""
     return getattr(config, "vision_config", None) or config
@@ -107,8 +115,19 @@ def load_vision_model(name: str, revision: str | None = None, dtype: torch.dtype
     return model
 
 
+class UnusedHead(nn.Module):
+    """In place of a part of a model that patch features do not pass through."""
+
+    def forward(self, states: Tensor, *args, **kwargs) -> Tensor:
+        """What it is given."""
+        return states
+
+
 class PatchBackbone(nn.Module):
-    """A frozen vision or video model that gives patch features.
+    """A vision or video model that gives patch features.
+
+    It is frozen, and parts that patch features do not pass through (`UNUSED_PARTS`) are left out. What somebody
+    trains in it all the same, such as adapters of PEFT, gets gradients and is in training mode.
 
     Args:
         config: a `TrajAdapterConfig`; of it the fields about the backbone.
@@ -118,17 +137,61 @@ class PatchBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.model = AutoModel.from_config(config.backbone_config)
+        for name in UNUSED_PARTS:
+            if any(True for _ in getattr(self.model, name, nn.Identity()).parameters()):
+                setattr(self.model, name, UnusedHead())
         self._layouts = {}
+        self._loaded_sums = None
         self.freeze()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over the weights of a model of the same class.
+
+        Raises:
+            RuntimeError: if weights are missing, or are of other shapes or names.
+        """
+        self.model.load_state_dict(self._used(state))
+        self._loaded_sums = self._sums()
+
+    def has_weights(self, state: dict[str, Tensor]) -> bool:
+        """Are the weights those of a model of the same class, but for their type?"""
+        own, other = self.model.state_dict(), self._used(state)
+        return own.keys() == other.keys() and all(
+            torch.equal(value, other[key].to(value.device, value.dtype)) for key, value in own.items()
+        )
+
+    def is_as_loaded(self) -> bool:
+        """Whether no weight has changed since `load`, nor its type."""
+        return self._loaded_sums is not None and self._loaded_sums == self._sums()
+
+    def _used(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        unused = tuple(f"{name}." for name in UNUSED_PARTS if isinstance(getattr(self.model, name, None), UnusedHead))
+        return {key: value for key, value in state.items() if not key.startswith(unused)}
+
+    def _sums(self) -> list[float]:
+        """A sum for each weight: changes by training or merging show in them."""
+        return [float(value.double().sum()) for value in self.model.state_dict().values() if not value.is_meta]
 
     def freeze(self) -> None:
         """No gradients, no dropout."""
         self.model.requires_grad_(False).eval()
 
+    @property
+    def is_trained(self) -> bool:
+        """Does anything in the model ask for a gradient?"""
+        return any(parameter.requires_grad for parameter in self.model.parameters())
+
     def train(self, mode: bool = True) -> "PatchBackbone":
-        """The model stays as it is in evaluation."""
+        """The model stays as it is in evaluation, but for the parts of it that are trained."""
         super().train(mode)
         self.model.eval()
+        if mode and self.is_trained:
+            for part in self.model.modules():
+                wrapped = getattr(part, "base_layer", None)  # of an adapter of PEFT
+                if wrapped is not None or all_trained(part):
+                    part.train()
+                if wrapped is not None and not all_trained(wrapped):
+                    wrapped.eval()
         return self
 
     @property
@@ -139,9 +202,8 @@ class PatchBackbone(nn.Module):
             getattr(config, name, None) for name in ("num_frames", "tubelet_size", "frames_per_clip")
         )
 
-    @torch.no_grad()
     def forward(self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None) -> PatchFeatures:
-        """Patch features of clips.
+        """Patch features of clips, without a graph unless something in the model is trained.
 
         Args:
             pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised, T a multiple of `config.frame_multiple`.
@@ -151,6 +213,10 @@ class PatchBackbone(nn.Module):
         Raises:
             ValueError: if the model cannot read frames of this size, or its tokens cannot be laid on a grid.
         """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.is_trained):
+            return self._features_of_valid(pixel_values_videos, frame_valid)
+
+    def _features_of_valid(self, pixel_values_videos: Tensor, frame_valid: Tensor | None) -> PatchFeatures:
         batch, frames = pixel_values_videos.shape[:2]
         if frame_valid is None or frame_valid.all():
             return self._features(pixel_values_videos)
@@ -223,10 +289,12 @@ class PatchBackbone(nn.Module):
 
     # --- which token is which patch ----------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def _layout(self, call: Tensor) -> PatchLayout:
-        """The layout for clips of this shape; found once."""
+        """The layout for clips of this shape; found once, in evaluation mode."""
         key = tuple(call.shape[1:])
         if key not in self._layouts:
+            self.model.eval()
             name, shape = type(self.model).__name__, f"{call.shape[1]} frames of {call.shape[3]}x{call.shape[4]} px"
             try:
                 states = self._states(call)
@@ -258,6 +326,7 @@ class PatchBackbone(nn.Module):
                     "or give its features to TrajTokModel as patch_features with their patch_grid."
                 )
             self._layouts[key] = layouts[0] if len(layouts) == 1 else self._found_by_change(layouts, key, call)
+            self.train(self.training)
         return self._layouts[key]
 
     def _candidates(self, num_tokens: int, shape: tuple[int, ...]) -> list[PatchLayout]:
