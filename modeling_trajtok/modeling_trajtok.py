@@ -23,7 +23,7 @@ from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask, pool_frames,
 from .input_checks import check_frame_valid, check_keywords, check_pixels
 from .losses_trajtok import SegmentationLoss, patch_label_masks, segmentation_loss
 from .outputs_trajtok import TrajTokOutput
-from .perceiver_trajtok import PatchBlocks, read_last_patches
+from .perceiver_trajtok import BlockLayout, PatchBlocks, read_last_patches
 from .segmenter_trajtok import TrajTokAssignment, TrajTokLatents, TrajTokSegmenter
 
 
@@ -71,7 +71,10 @@ class TrajTokPreTrainedModel(PreTrainedModel):
             init.normal_(module.latents, std=self.config.initializer_range)
 
     def _frames_per_block(self, batch: int, grid: GridSize) -> int:
-        """Inference bounds its memory by working on blocks of frames; training and tracing see the clip at once."""
+        """Inference bounds its memory by working on blocks of frames; training and tracing see the clip at once.
+
+        A loop over blocks would be unrolled in a traced graph, which would then serve clips of one length only.
+        """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return grid.t
         return max(1, self.config.frames_per_block // batch)
@@ -410,7 +413,7 @@ class TrajTokModel(TrajTokPreTrainedModel):
                 progress(last - first)
             return features
 
-        blocks = PatchBlocks(read, 1, grid, self.config.frames_per_block)
+        blocks = PatchBlocks(read, BlockLayout(1, grid, self.config.frames_per_block))
         if feature_cache == "half":
             stored = torch.empty(
                 1, grid.num_patches, self.config.hidden_size, dtype=torch.bfloat16, device=first_frame.device
