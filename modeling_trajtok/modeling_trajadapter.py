@@ -35,7 +35,7 @@ from .input_checks import (
 from .modeling_trajtok import TrajTokModel, copy_segmenter
 from .outputs_trajtok import TrajAdapterClassifierOutput, TrajAdapterOutput
 from .patch_backbone import UNUSED_PARTS, PatchBackbone, load_vision_model, vision_config_of
-from .perceiver_trajtok import eager_attention_forward
+from .perceiver_trajtok import checkpoint_input, eager_attention_forward
 
 logger = logging.get_logger(__name__)
 
@@ -220,6 +220,14 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         self.post_init()
         self.freeze()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's embeddings of patches."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the backbone's embeddings of patches."""
+        self.backbone.set_input_embeddings(value)
+
     def _warn_of_no_gradient(self) -> None:
         trajtok = self.config.trajtok_config
         if trajtok.encoder_queries == "latents" or trajtok.detach_segmentation:
@@ -272,6 +280,8 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         trajectory_labels: Tensor | None = None,
         trajectory_embeds: Tensor | None = None,
         token_valid: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> TrajAdapterOutput:
         """Pool clips, or trajectory tokens of this adapter that were made before.
@@ -283,6 +293,8 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             trajectory_labels: (B, T, h, w) at any resolution, -1 = ignore: adds the segmentation loss.
             trajectory_embeds: (B, K*L, D) tokens, instead of pixels.
             token_valid: (B, K*L) of ``trajectory_embeds``.
+            output_hidden_states: also return the states of the backbone's layers.
+            output_attentions: also return its attention weights ("eager" attention tells them).
             **kwargs: accepted for callers that pass the keywords of other models; misspelt ones are errors.
 
         Returns:
@@ -306,9 +318,20 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         check_pixels("TrajAdapterModel", pixel_values_videos)
         frame_valid = check_frame_valid("TrajAdapterModel", frame_valid, *pixel_values_videos.shape[:2])
         pixels, frame_valid = self._pad(pixel_values_videos, frame_valid)
-        features = self.backbone(pixels, frame_valid)
+        asked = {"hidden_states": output_hidden_states, "attentions": output_attentions}
+        features = self.backbone(
+            pixels,
+            frame_valid,
+            [
+                name
+                for name, wanted in asked.items()
+                if (getattr(self.config, f"output_{name}", False) if wanted is None else wanted)
+            ],
+        )
         if self.trajtok is None:
-            return self._pool_patches(features.patches, features.cls, features.grid, frame_valid)
+            output = self._pool_patches(features.patches, features.cls, features.grid, frame_valid)
+            output.update(features.records)
+            return output
         if trajectory_labels is not None:
             if trajectory_labels.shape[1] != pixel_values_videos.shape[1]:
                 raise ValueError(
@@ -324,6 +347,7 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             patch_grid=features.grid,
             trajectory_ids=trajectory_ids,
             trajectory_labels=trajectory_labels,
+            return_dict=True,
         )
         check_gradients_of_segmenter(
             "TrajAdapter",
@@ -336,6 +360,7 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         output = self._pool(tokenized.trajectory_embeds, tokenized.token_valid)
         output.trajectory_ids = tokenized.trajectory_ids
         output.segmentation_loss = tokenized.loss
+        output.update(features.records)
         return output
 
     def _pad(self, pixels: Tensor, frame_valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -351,6 +376,8 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         return pixels[torch.arange(len(pixels), device=pixels.device).unsqueeze(1), frames], frame_valid
 
     def _pool(self, tokens: Tensor, valid: Tensor | None) -> TrajAdapterOutput:
+        if self.pooler.gradient_checkpointing and self.training:
+            tokens = checkpoint_input(self.pooler, tokens)
         pooled = self.norm(self.pooler(tokens, valid))
         return TrajAdapterOutput(last_hidden_state=tokens, pooler_output=pooled, token_valid=valid)
 
@@ -414,6 +441,14 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
         self.classifier = nn.Linear(self.adapter.feature_size, config.num_labels)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's embeddings of patches."""
+        return self.adapter.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the backbone's embeddings of patches."""
+        self.adapter.set_input_embeddings(value)
+
     @can_return_tuple
     def forward(
         self,
@@ -425,6 +460,8 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
         token_valid: Tensor | None = None,
         labels: Tensor | None = None,
         pixel_values: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> TrajAdapterClassifierOutput:
         """Classify clips.
@@ -440,6 +477,8 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
             labels: (B,) classes, (B, num_labels) for several at once, or (B,) numbers for regression, as
                 ``config.problem_type`` says.
             pixel_values: what VideoMAE and code written for it call ``pixel_values_videos``.
+            output_hidden_states: also return the states of the backbone's layers.
+            output_attentions: also return its attention weights ("eager" attention tells them).
             **kwargs: accepted for callers that pass the keywords of other models; misspelt ones are errors.
 
         Returns:
@@ -453,6 +492,8 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
             trajectory_ids,
             trajectory_embeds=trajectory_embeds,
             token_valid=token_valid,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             return_dict=True,
             **check_targets(type(self).__name__, target_trajectory_ids, kwargs),
         )
@@ -465,7 +506,9 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
         return TrajAdapterClassifierOutput(
             loss=loss,
             logits=logits,
-            hidden_states=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            last_hidden_state=output.last_hidden_state,
             token_valid=output.token_valid,
             trajectory_ids=output.trajectory_ids,
         )

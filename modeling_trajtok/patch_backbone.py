@@ -9,7 +9,8 @@ patches (CLS, registers: they stand in front), and of a video model the order is
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.utils import ModelOutput
 
+from .configuration_trajadapter import TrajAdapterConfig
 from .grid_ops import GridSize
 
 # Frames that go through an image model at a time at inference.
@@ -33,11 +36,20 @@ UNUSED_PARTS = ("pooler", "head", "predictor")
 
 
 class PatchFeatures(NamedTuple):
-    """Patch features (B, N, D), their grid, and the states (B, D) of CLS, averaged over calls; None without CLS."""
+    """What a backbone gives for clips.
+
+    Attributes:
+        patches: (B, N, D) features.
+        grid: of the N patches.
+        cls: (B, D) states of CLS, averaged over calls; None without CLS.
+        records: what else was asked for, under "hidden_states" and "attentions": a tensor for each layer, with a row
+            for each call.
+    """
 
     patches: Tensor
     grid: GridSize
     cls: Tensor | None
+    records: Mapping[str, tuple[Tensor, ...]] = MappingProxyType({})
 
 
 class PatchLayout(NamedTuple):
@@ -82,6 +94,11 @@ def flat_patches(images: Tensor, side_px: int) -> dict[str, Tensor]:
     }
 
 
+def tokens_of(states: Tensor) -> Tensor:
+    """States (C, S, D), or (C, D, H, W) of a convolutional model, as tokens (C, S, D)."""
+    return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+
+
 def all_trained(module: nn.Module) -> bool:
     """Whether a module has parameters, and all of them ask for a gradient."""
     asked = [parameter.requires_grad for parameter in module.parameters()]
@@ -123,7 +140,7 @@ class UnusedHead(nn.Module):
         return states
 
 
-class PatchBackbone(nn.Module):
+class PatchBackbone(PreTrainedModel):
     """A vision or video model that gives patch features.
 
     It is frozen, and parts that patch features do not pass through (`UNUSED_PARTS`) are left out. What somebody
@@ -133,16 +150,35 @@ class PatchBackbone(nn.Module):
         config: a `TrajAdapterConfig`; of it the fields about the backbone.
     """
 
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
+    config: TrajAdapterConfig
+    config_class = TrajAdapterConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: TrajAdapterConfig):
+        super().__init__(config)
         self.model = AutoModel.from_config(config.backbone_config)
         for name in UNUSED_PARTS:
             if any(True for _ in getattr(self.model, name, nn.Identity()).parameters()):
                 setattr(self.model, name, UnusedHead())
         self._layouts = {}
         self._loaded_sums = None
+        self.post_init()
         self.freeze()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embeddings of patches."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embeddings of patches."""
+        self.model.set_input_embeddings(value)
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over the weights of a model of the same class.
@@ -202,24 +238,35 @@ class PatchBackbone(nn.Module):
             getattr(config, name, None) for name in ("num_frames", "tubelet_size", "frames_per_clip")
         )
 
-    def forward(self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None) -> PatchFeatures:
+    def forward(
+        self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None, records: Sequence[str] = ()
+    ) -> PatchFeatures:
         """Patch features of clips, without a graph unless something in the model is trained.
 
         Args:
             pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised, T a multiple of `config.frame_multiple`.
             frame_valid: (B, T), False for padded frames at the end; calls without a valid frame are left out, and
                 their features are zeros.
+            records: "hidden_states" and "attentions", if the states and attention weights of each layer are wanted.
 
         Raises:
-            ValueError: if the model cannot read frames of this size, or its tokens cannot be laid on a grid.
+            ValueError: if the model cannot read frames of this size, its tokens cannot be laid on a grid, or records
+                of clips of different lengths are asked for.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.is_trained):
-            return self._features_of_valid(pixel_values_videos, frame_valid)
+            return self._features_of_valid(pixel_values_videos, frame_valid, records)
 
-    def _features_of_valid(self, pixel_values_videos: Tensor, frame_valid: Tensor | None) -> PatchFeatures:
+    def _features_of_valid(
+        self, pixel_values_videos: Tensor, frame_valid: Tensor | None, records: Sequence[str]
+    ) -> PatchFeatures:
         batch, frames = pixel_values_videos.shape[:2]
         if frame_valid is None or frame_valid.all():
-            return self._features(pixel_values_videos)
+            return self._features(pixel_values_videos, records)
+        if records:
+            raise ValueError(
+                f"TrajAdapter was asked for {' and '.join(records)} of clips with padded frames, expected clips of "
+                "one length. Pass clips of different lengths one by one."
+            )
         multiple = self.config.frame_multiple
         lengths = (frame_valid.sum(dim=1) + multiple - 1) // multiple * multiple
         patches = cls = grid = None
@@ -236,18 +283,23 @@ class PatchBackbone(nn.Module):
                 cls[chosen] = part.cls
         return PatchFeatures(patches, grid, cls)
 
-    def _features(self, pixel_values_videos: Tensor) -> PatchFeatures:
+    def _features(self, pixel_values_videos: Tensor, records: Sequence[str] = ()) -> PatchFeatures:
         """As `forward`, of clips of the same length."""
         batch, frames = pixel_values_videos.shape[:2]
         pixels = self._prepare(pixel_values_videos)
         calls = pixels.unflatten(1, (-1, self._frames_per_call(frames))).flatten(0, 1)
         layout = self._layout(calls[:1])
         step = max(1, FRAMES_AT_A_TIME // calls.shape[1])
-        tokens = torch.cat([self._tokens(calls[first : first + step]) for first in range(0, len(calls), step)])
+        outputs = [self._run(calls[first : first + step], records) for first in range(0, len(calls), step)]
+        tokens = torch.cat([tokens_of(output.last_hidden_state) for output in outputs])
         patches = layout.patches_of(tokens).reshape(batch, -1, tokens.shape[-1])
         grid = layout.grid._replace(t=layout.grid.t * len(calls) // batch)
         cls = tokens[:, 0].unflatten(0, (batch, -1)).mean(dim=1) if layout.num_prefix else None
-        return PatchFeatures(patches, grid, cls)
+        recorded = {
+            name: tuple(map(torch.cat, zip(*(getattr(output, name) or () for output in outputs), strict=True)))
+            for name in records
+        }
+        return PatchFeatures(patches, grid, cls, recorded)
 
     def _prepare(self, pixels: Tensor) -> Tensor:
         """Resize, normalise and convert clips as the model wants them."""
@@ -265,11 +317,14 @@ class PatchBackbone(nn.Module):
 
     def _tokens(self, calls: Tensor) -> Tensor:
         """Calls (C, c, 3, H_px, W_px) to all tokens (C, S, D)."""
-        states = self._states(calls)
-        return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+        return tokens_of(self._states(calls))
 
     def _states(self, calls: Tensor) -> Tensor:
         """Calls (C, c, 3, H_px, W_px) to what the model gives: (C, S, D), or (C, D, H, W) of a convolutional one."""
+        return self._run(calls).last_hidden_state
+
+    def _run(self, calls: Tensor, records: Sequence[str] = ()) -> ModelOutput:
+        """Calls (C, c, 3, H_px, W_px) to the model's output, with the records that are asked for."""
         name, images = self.model.main_input_name, calls if self.reads_videos else calls.flatten(0, 1)
         accepted = inspect.signature(self.model.forward).parameters
         if "spatial_shapes" in accepted:
@@ -280,7 +335,8 @@ class PatchBackbone(nn.Module):
             inputs["interpolate_pos_encoding"] = self._differs_from_training_size(images)
         if "skip_predictor" in accepted:
             inputs["skip_predictor"] = True
-        return self.model(**inputs, return_dict=True).last_hidden_state
+        inputs.update({f"output_{record}": True for record in records})
+        return self.model(**inputs, return_dict=True)
 
     def _differs_from_training_size(self, images: Tensor) -> bool:
         size = getattr(self.config.backbone_config, "image_size", None)

@@ -230,13 +230,15 @@ def test_patches_of_several_frames_go_where_most_of_their_frames_go(clips):
 def test_tokens_made_before_give_the_same(clips):
     model = classifier()
     output = model(clips, labels=torch.tensor([0, 2]))
-    again = model(trajectory_embeds=output.hidden_states, token_valid=output.token_valid, labels=torch.tensor([0, 2]))
+    again = model(
+        trajectory_embeds=output.last_hidden_state, token_valid=output.token_valid, labels=torch.tensor([0, 2])
+    )
     torch.testing.assert_close(again.logits, output.logits)
     torch.testing.assert_close(again.loss, output.loss)
     with pytest.raises(ValueError, match=r"\(2, 6, 23\), expected \(B, K\*L, 24\)"):
-        model(trajectory_embeds=output.hidden_states[..., 1:])
+        model(trajectory_embeds=output.last_hidden_state[..., 1:])
     with pytest.raises(ValueError, match="expected one of them"):
-        model(clips, trajectory_embeds=output.hidden_states)
+        model(clips, trajectory_embeds=output.last_hidden_state)
     with pytest.raises(ValueError, match="no input"):
         model()
 

@@ -191,7 +191,9 @@ def test_adapters_that_no_gradient_reaches_are_told(name, tiny_config, vlm_confi
 
 def test_what_is_trained_in_a_backbone_is_in_training_mode(tiny_config):
     model = TrajAdapterForVideoClassification(adapter_config(tiny_config))
-    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=IN_BACKBONE, lora_dropout=0.5, init_lora_weights=False)).train()
+    tuned = get_peft_model(
+        model, LoraConfig(r=2, target_modules=IN_BACKBONE, lora_dropout=0.5, init_lora_weights=False)
+    ).train()
     training = {name for name, part in model.adapter.backbone.model.named_modules() if part.training}
     assert training and all(re.fullmatch(rf"{IN_BACKBONE}(\..+)?", f"backbone.{name}") for name in training)
     assert any(name.endswith("lora_dropout.default") for name in training)
