@@ -78,6 +78,8 @@ class CheckedConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         reject_misspelt(type(self).__name__, kwargs, field_names(type(self)))
+        # Where an Auto class may load several models, Transformers looks the right one up in this list.
+        self.architectures = self.architectures or []
         super().__post_init__(**kwargs)
 
     @classmethod

@@ -70,7 +70,7 @@ class TrajVLMConfig(CheckedConfig):
     """
 
     model_type = "trajvlm"
-    keys_to_ignore_at_inference: ClassVar = ["past_key_values", "mm_encoder_outputs"]
+    keys_to_ignore_at_inference: ClassVar = ["cache", "past_key_values", "image_outputs", "video_outputs"]
     sub_configs_defaults: ClassVar = {
         "vision_config": SubConfigSpec(
             config_class=AutoConfig, model_type="siglip_vision_model", init_kwargs=SIGLIP2_SO400M

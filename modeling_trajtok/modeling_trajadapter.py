@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .auto_classes import FamilyAutoClasses
 from .configuration_trajadapter import TrajAdapterConfig
 from .gradient_paths import check_gradients_of_segmenter, warn_of_missing_gradients
 from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask
@@ -108,11 +109,15 @@ class TrajAdapterPooler(GradientCheckpointingLayer):
         return (pooled + self.mlp(self.mlp_norm(pooled)))[:, 0]
 
 
-class TrajAdapterPreTrainedModel(PreTrainedModel):
+class TrajAdapterPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
     """What the TrajAdapter models share."""
 
     config: TrajAdapterConfig
     config_class = TrajAdapterConfig
+    auto_classes = {  # noqa: RUF012
+        "AutoModel": ("TrajAdapterModel",),
+        "AutoModelForVideoClassification": ("TrajAdapterForVideoClassification",),
+    }
     base_model_prefix = "adapter"
     _keys_to_ignore_on_load_unexpected = tuple(rf"backbone\.model\.{name}\." for name in UNUSED_PARTS)
     main_input_name = "pixel_values_videos"

@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.models.dinov3_convnext.modeling_dinov3_convnext import DINOv3ConvNextLayer
 from transformers.utils import can_return_tuple
 
+from .auto_classes import FamilyAutoClasses
 from .configuration_trajtok import TrajTokConfig
 from .encoder_trajtok import TrajTokEncoder, TrajTokTrackEmbedding
 from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask, pool_frames, resize_ids, resize_patches
@@ -36,11 +37,12 @@ class Segmentation(NamedTuple):
     auxiliary_queries: tuple[Tensor, ...]
 
 
-class TrajTokPreTrainedModel(PreTrainedModel):
+class TrajTokPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
     """Weights, initialisation and input handling that the TrajTok models share."""
 
     config: TrajTokConfig
     config_class = TrajTokConfig
+    auto_classes = {"AutoModel": ("TrajTokModel", "TrajTokSegmenterModel")}  # noqa: RUF012 - read by Auto classes
     base_model_prefix = ""
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)

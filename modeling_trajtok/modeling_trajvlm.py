@@ -7,6 +7,7 @@ From: processors (processing_trajvlm)     To: generation, fine-tuning
 Paper: arXiv 2602.22779     Official: siglip2_trajgroup_vision_backbone.py
 """
 
+from dataclasses import fields
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import can_return_tuple
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import ModelOutput, can_return_tuple
 
+from .auto_classes import FamilyAutoClasses
 from .configuration_trajvit2 import TrajViT2Config
 from .configuration_trajvlm import SEGMENTER, TrajVLMConfig
 from .grid_ops import GridSize, expand_frame_mask, resize_patches
@@ -33,6 +37,8 @@ from .perceiver_trajtok import Membership, PatchBlocks, TrajTokPerceiver, read_l
 
 # LoRA on the language model alone: a list such as ["q_proj", "v_proj"] would match the vision tower and the segmenter.
 LORA_TARGET_MODULES = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+# What this release of Transformers calls the cache of a language model, in keywords and in outputs.
+CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
 # Trained in full beside LoRA, and saved with the adapter.
 LORA_MODULES_TO_SAVE = ("connector",)
 
@@ -138,17 +144,22 @@ class TrajVLMConnector(nn.Module):
         return pooled, self.projector(pooled)
 
 
-class TrajVLMPreTrainedModel(PreTrainedModel):
+class TrajVLMPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
     """What the TrajVLM models share."""
 
     config: TrajVLMConfig
     config_class = TrajVLMConfig
+    auto_classes = {  # noqa: RUF012
+        "AutoModel": ("TrajVLMModel",),
+        "AutoModelForImageTextToText": ("TrajVLMForConditionalGeneration",),
+        "AutoModelForMultimodalLM": ("TrajVLMForConditionalGeneration",),
+    }
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "video", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ("DINOv3ConvNextLayer", "TrajTokPerceiverLayer")
-    _skip_keys_device_placement = "past_key_values"
+    _skip_keys_device_placement = ("cache", "past_key_values")
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -257,8 +268,6 @@ class TrajVLMTokenProjection(nn.Module):
 
 class TrajVLMModel(TrajVLMPreTrainedModel):
     """Vision tower, grouping and language model, without the head that gives words."""
-
-    base_model_prefix = ""
 
     def __init__(self, config: TrajVLMConfig):
         super().__init__(config)
@@ -435,13 +444,14 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values=None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
         pixel_values_videos: Tensor | None = None,
         frame_valid: Tensor | None = None,
         mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None,
         use_cache: bool | None = None,
+        past_key_values: Cache | None = None,
         **kwargs,
     ) -> TrajVLMModelOutput:
         """Read prompts; arguments as in `TrajVLMForConditionalGeneration.forward`."""
@@ -467,17 +477,17 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
+            **{CACHE: _the_one_cache(cache, past_key_values)},
             **kwargs,
         )
         return TrajVLMModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            mm_encoder_outputs=encoded or None,
+            **_told(outputs),
+            image_outputs=encoded.get("image"),
+            video_outputs=encoded.get("video"),
         )
 
     def _fill_placeholders(
@@ -573,7 +583,7 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values=None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         pixel_values: Tensor | None = None,
         pixel_values_videos: Tensor | None = None,
@@ -582,6 +592,7 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        past_key_values: Cache | None = None,
         **kwargs,
     ) -> TrajVLMOutput:
         """Predict the words of prompts.
@@ -590,7 +601,7 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
             input_ids: (B, S), with one placeholder for each trajectory token.
             attention_mask: (B, S), 0 for padding on either side.
             position_ids: (B, S), default: counted by the language model.
-            past_key_values: cache of earlier calls.
+            cache: of earlier calls.
             inputs_embeds: (B, S, d) instead of ``input_ids``.
             pixel_values: (N, 3, H_px, W_px) the images of all prompts, in their order.
             pixel_values_videos: (M, T, 3, H_px, W_px) the videos of all prompts, in their order.
@@ -599,6 +610,7 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
             labels: (B, S) the prompt's tokens where they are to be learnt, elsewhere -100.
             use_cache: return a cache.
             logits_to_keep: only the last so many logits (0 = all), or those at these places.
+            past_key_values: other name of ``cache``.
             **kwargs: what else the language model and the loss take.
 
         Returns:
@@ -611,7 +623,7 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=_the_one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             pixel_values=pixel_values,
             pixel_values_videos=pixel_values_videos,
@@ -631,11 +643,22 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
         return TrajVLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            mm_encoder_outputs=outputs.mm_encoder_outputs,
+            **_told(outputs),
+            image_outputs=outputs.image_outputs,
+            video_outputs=outputs.video_outputs,
         )
+
+
+def _the_one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
+    """The cache that was given under either of its names."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("TrajVLM got both cache and past_key_values, expected one: they are names of the same thing.")
+    return past_key_values if cache is None else cache
+
+
+def _told(outputs: ModelOutput) -> dict:
+    """What a language model tells beside its states: cache, states and attention weights of its layers."""
+    return {name: outputs.get(name) for name in (CACHE, "hidden_states", "attentions")}
 
 
 def _load(source, auto_class) -> PreTrainedModel:

@@ -7,8 +7,13 @@ L tokens per trajectory, D width.
 from dataclasses import dataclass
 
 from torch import BoolTensor, FloatTensor, LongTensor
-from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+    ImageClassifierOutput,
+)
 from transformers.utils import ModelOutput
 
 
@@ -156,18 +161,19 @@ class TrajAdapterClassifierOutput(ImageClassifierOutput):
 
 
 @dataclass
-class TrajVLMGroupingOutput(ModelOutput):
+class TrajVLMGroupingOutput(BaseModelOutput):
     """Output of `TrajVLMGrouping`.
 
     Attributes:
         last_hidden_state: (C, K, D_vision) pooled patches of each trajectory.
+        hidden_states: None.
+        attentions: None.
         trajectory_embeds: (C, K, d) the same, projected into the language model's space.
         num_patches: (C, K) patches of the vision tower that each trajectory owns.
         trajectory_ids: (C, T, H, W) trajectory of each patch on the segmenter's grid, -1 in padded frames.
         trajtok_output: all that the segmenter gave.
     """
 
-    last_hidden_state: FloatTensor | None = None
     trajectory_embeds: FloatTensor | None = None
     num_patches: LongTensor | None = None
     trajectory_ids: LongTensor | None = None
@@ -175,59 +181,68 @@ class TrajVLMGroupingOutput(ModelOutput):
 
 
 @dataclass
-class TrajVLMFeatures(ModelOutput):
+class TrajVLMFeatures(BaseModelOutputWithPooling):
     """Trajectory tokens of B images or videos, cut into C chunks in all; d is the language model's width.
 
     Attributes:
         last_hidden_state: (C, K, D_vision) pooled patches of each chunk's trajectories, in the order of the videos.
         pooler_output: B tensors (n_b, d): what the language model reads, chunk after chunk.
+        hidden_states: None.
+        attentions: None.
         token_chunks: B tensors (n_b,), the chunk of its video that a token stands for.
         token_trajectories: B tensors (n_b,), the trajectory in 0 ... K-1 of that chunk.
         trajectory_ids: B tensors (T_b, H, W) of valid frames: trajectory of each patch on the segmenter's grid.
     """
 
-    last_hidden_state: FloatTensor | None = None
     pooler_output: list[FloatTensor] | None = None
     token_chunks: list[LongTensor] | None = None
     token_trajectories: list[LongTensor] | None = None
     trajectory_ids: list[LongTensor] | None = None
 
 
+class EncodedMedia:
+    """What the outputs of the TrajVLM models tell of the images and videos that they read."""
+
+    image_outputs: TrajVLMFeatures | None
+    video_outputs: TrajVLMFeatures | None
+
+    @property
+    def mm_encoder_outputs(self) -> dict[str, TrajVLMFeatures] | None:
+        """The features under "image" and "video", as `forward` and `generate` take them; None if there are none."""
+        encoded = {"image": self.image_outputs, "video": self.video_outputs}
+        return {name: features for name, features in encoded.items() if features is not None} or None
+
+
 @dataclass
-class TrajVLMModelOutput(ModelOutput):
+class TrajVLMModelOutput(EncodedMedia, BaseModelOutputWithPast):
     """Output of `TrajVLMModel`; what was not computed is None.
 
     Attributes:
         last_hidden_state: (B, S, d) states of the language model.
-        past_key_values: its cache.
+        cache: its cache; ``past_key_values`` before Transformers 5.24.
         hidden_states: its states after each layer.
         attentions: its attention weights.
-        mm_encoder_outputs: `TrajVLMFeatures` under "image" and "video".
+        image_outputs: `TrajVLMFeatures` of the images.
+        video_outputs: `TrajVLMFeatures` of the videos.
     """
 
-    last_hidden_state: FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[FloatTensor, ...] | None = None
-    attentions: tuple[FloatTensor, ...] | None = None
-    mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None
+    image_outputs: TrajVLMFeatures | None = None
+    video_outputs: TrajVLMFeatures | None = None
 
 
 @dataclass
-class TrajVLMOutput(ModelOutput):
+class TrajVLMOutput(EncodedMedia, CausalLMOutputWithPast):
     """Output of `TrajVLMForConditionalGeneration`; what was not computed is None.
 
     Attributes:
         loss: scalar, when ``labels`` were given.
         logits: (B, S, vocabulary).
-        past_key_values: cache of the language model.
+        cache: cache of the language model; ``past_key_values`` before Transformers 5.24.
         hidden_states: its states after each layer.
         attentions: its attention weights.
-        mm_encoder_outputs: `TrajVLMFeatures` under "image" and "video".
+        image_outputs: `TrajVLMFeatures` of the images.
+        video_outputs: `TrajVLMFeatures` of the videos.
     """
 
-    loss: FloatTensor | None = None
-    logits: FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[FloatTensor, ...] | None = None
-    attentions: tuple[FloatTensor, ...] | None = None
-    mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None
+    image_outputs: TrajVLMFeatures | None = None
+    video_outputs: TrajVLMFeatures | None = None
