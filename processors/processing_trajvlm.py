@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import (
     BatchFeature,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -284,6 +285,8 @@ class TrajVLMProcessor(ProcessorMixin):
             known |= set(self.valid_processor_kwargs.__annotations__[name].__annotations__)
         for part in (self.image_processor, self.video_processor):
             known |= set(part.valid_kwargs.__annotations__)
+        # Pipelines hand over generation settings that they do not know; of those Transformers warns, which is enough.
+        known |= set(vars(GenerationConfig()))
         for name in kwargs:
             if name not in known:
                 raise ValueError(
