@@ -25,7 +25,8 @@ def is_one_video(videos: Sequence) -> bool:
 
 
 def _is_picture(value: Any) -> bool:
-    return hasattr(value, "convert") or getattr(value, "ndim", 0) in (2, 3)
+    # Of PIL's images an animated one is a video by itself.
+    return (hasattr(value, "convert") and getattr(value, "n_frames", 1) == 1) or getattr(value, "ndim", 0) in (2, 3)
 
 
 def is_collection(videos: Any) -> bool:
@@ -33,7 +34,7 @@ def is_collection(videos: Any) -> bool:
     if isinstance(videos, (list, tuple)):
         return not is_one_video(videos)
     if hasattr(videos, "ndim"):
-        return videos.ndim == 5
+        return videos.ndim in (1, 5)
     if isinstance(videos, (str, bytes, bytearray, memoryview, Mapping)) or hasattr(videos, "read"):
         return False
     # Decoders of a video are iterable as well; what they iterate over is frames.
