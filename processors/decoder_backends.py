@@ -22,7 +22,7 @@ import numpy as np
 
 from .decord_worker import WORKER_FILE
 from .frame_sampling import FrameTimeline
-from .picture_frames import picture_timeline, read_frame
+from .picture_frames import PictureValueError, read_pictures
 from .video_sources import VideoDecodeError, VideoTimeoutError
 
 try:
@@ -386,20 +386,11 @@ def decode_with_pillow(path: str, choose_frames: ChooseFrames, deadline: float) 
         )
     try:
         with Image.open(path) as picture:
-            return decode_picture(picture, choose_frames, deadline)
+            frames, indices, timeline = read_pictures(
+                picture, lambda found: chosen_indices(choose_frames, found), lambda: check_deadline(deadline)
+            )
+    except PictureValueError as error:
+        raise VideoDecodeError(str(error)) from error
     except (OSError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoDecodeError(f"is a corrupt or truncated picture ({error})") from error
-
-
-def decode_picture(picture, choose_frames: ChooseFrames, deadline: float) -> DecodedVideo:
-    """Decode the chosen frames of an open PIL image; an animation stands at its last chosen frame afterwards."""
-    timeline = picture_timeline(picture, lambda: check_deadline(deadline))
-    indices = chosen_indices(choose_frames, timeline)
-    frames = []
-    for number in indices.tolist():
-        check_deadline(deadline)
-        try:
-            frames.append(read_frame(picture, number))
-        except ValueError as error:
-            raise VideoDecodeError(str(error)) from error
-    return DecodedVideo.of_timeline(frames, indices, timeline, "pillow")
+    return DecodedVideo.of_timeline(list(frames), indices, timeline, "pillow")

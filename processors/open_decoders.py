@@ -1,16 +1,17 @@
 """Open decoders: videos that somebody opened with torchcodec before, as `datasets` does for its rows.
 
-In:   a torchcodec VideoDecoder, a callback that chooses frames, a deadline
+In:   a torchcodec VideoDecoder, a callback that chooses frames, one that watches the clock
 Out:  DecodedVideo: only the chosen frames are kept
 From: video_processing_trajtok     To: video_processing_trajtok
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from .decoder_backends import ChooseFrames, DecodedVideo, check_deadline, chosen_indices
+from .decoder_backends import DecodedVideo
 from .frame_sampling import FrameTimeline
 from .video_sources import VideoDecodeError
 
@@ -18,33 +19,37 @@ FRAMES_PER_CALL = 8
 
 
 def read_open_decoder(
-    decoder: Any, choose_frames: ChooseFrames, deadline: float, *, by_time_stamps: bool
+    decoder: Any,
+    choose_frames: Callable[[FrameTimeline], np.ndarray],
+    check_time: Callable[[], None],
+    *,
+    by_time_stamps: bool,
 ) -> DecodedVideo:
     """Read the chosen frames, with the stream, size and order of axes that the decoder was opened with.
 
     Args:
         decoder: a torchcodec VideoDecoder.
-        choose_frames: as for `decode_video`.
-        deadline: value of `time.monotonic()` at which the video is given up.
+        choose_frames: called with the timeline; returns frame indices, ascending. Called again if the rate varies.
+        check_time: called between a few frames; raises when time is up.
         by_time_stamps: whether the choice depends on times. The decoder tells the time of a frame only with the
             frame: where the rate turns out to vary, all frames are then decoded once to learn their times.
 
     Raises:
-        VideoDecodeError: the decoder fails, or (VideoTimeoutError) takes too long.
+        VideoDecodeError: the decoder fails.
     """
     facts = decoder.metadata
     timeline = FrameTimeline.at_rate(len(decoder), getattr(facts, "average_fps", None) or None)
     try:
-        indices = chosen_indices(choose_frames, timeline)
-        frames, times_s = _read(decoder, indices, deadline)
+        indices = choose_frames(timeline)
+        frames, times_s = _read(decoder, indices, check_time)
         start_s = getattr(facts, "begin_stream_seconds", None)
         start_s = float(decoder.get_frame_at(0).pts_seconds) if start_s is None else start_s
         times_s -= start_s
         frame_s = 1 / timeline.fps if timeline.fps else 0.0
         if by_time_stamps and np.abs(times_s - indices * frame_s).max() > frame_s / 2:
-            timeline = _scanned_timeline(decoder, facts, start_s, deadline)
-            indices = chosen_indices(choose_frames, timeline)
-            frames, times_s = _read(decoder, indices, deadline)
+            timeline = _scanned_timeline(decoder, facts, start_s, check_time)
+            indices = choose_frames(timeline)
+            frames, times_s = _read(decoder, indices, check_time)
             times_s -= start_s
     except (RuntimeError, IndexError) as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
@@ -60,11 +65,11 @@ def read_open_decoder(
     )
 
 
-def _read(decoder: Any, indices: np.ndarray, deadline: float) -> tuple[np.ndarray, np.ndarray]:
+def _read(decoder: Any, indices: np.ndarray, check_time: Callable[[], None]) -> tuple[np.ndarray, np.ndarray]:
     """Frames (T, H_px, W_px, 3) uint8 and their time stamps (T,) in seconds."""
     frames, times_s = [], []
     for start in range(0, len(indices), FRAMES_PER_CALL):
-        check_deadline(deadline)
+        check_time()
         batch = decoder.get_frames_at(indices[start : start + FRAMES_PER_CALL].tolist())
         frames.append(_bytes_rgb_last(batch.data))
         times_s.extend(batch.pts_seconds.tolist())
@@ -78,10 +83,10 @@ def _bytes_rgb_last(data: torch.Tensor) -> np.ndarray:
     return (data if data.shape[-1] == 3 else data.movedim(1, -1)).cpu().numpy()
 
 
-def _scanned_timeline(decoder: Any, facts: Any, start_s: float, deadline: float) -> FrameTimeline:
+def _scanned_timeline(decoder: Any, facts: Any, start_s: float, check_time: Callable[[], None]) -> FrameTimeline:
     times_s, total = [], len(decoder)
     for start in range(0, total, FRAMES_PER_CALL):
-        check_deadline(deadline)
+        check_time()
         batch = decoder.get_frames_at(list(range(start, min(start + FRAMES_PER_CALL, total))))
         times_s.extend((batch.pts_seconds - start_s).tolist())
         last_frame_s = float(batch.duration_seconds[-1])

@@ -1,7 +1,7 @@
 """Pictures: what Pillow opened becomes upright RGB of 8 bits, by one rule for files and for objects in memory.
 
 In:   a PIL image of any mode, still or animated
-Out:  (H_px, W_px, 3) uint8; the timeline of an animation
+Out:  frames (T, H_px, W_px, 3) uint8 and, of an animation, their times
 From: decoder_backends (files), video_inputs (objects)     To: the same
 
 The rule: pictures are turned as their EXIF data says. Black-and-white, grey, palette, CMYK, YCbCr and HSV pictures are
@@ -22,8 +22,13 @@ try:
 except ImportError:
     ImageOps = None
 
+SHORTEST_DELAY_MS, USUAL_DELAY_MS = 10, 100  # frames of animations without a delay, as browsers show them
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP")
 MODES_BEFORE_RGB = {"La": "LA", "RGBa": "RGBA"}  # premultiplied transparency is undone first
+
+
+class PictureValueError(ValueError):
+    """A picture whose values or mode have no meaning as colours."""
 
 
 def is_pil_image(value: Any) -> bool:
@@ -43,32 +48,47 @@ def num_frames(picture: Any) -> int:
     return getattr(picture, "n_frames", 1) - first_frame(picture)
 
 
-def picture_timeline(picture: Any, check_time: Callable[[], None]) -> FrameTimeline:
-    """When each frame of an animation appears.
+def read_pictures(
+    picture: Any, choose_frames: Callable[[FrameTimeline], np.ndarray], check_time: Callable[[], None]
+) -> tuple[np.ndarray, np.ndarray, FrameTimeline]:
+    """The chosen frames of an open picture; an animation stands at the last of them afterwards.
 
     Args:
-        picture: an open PIL image.
+        picture: an open PIL image, still (one frame) or animated (GIF, APNG, WebP).
+        choose_frames: called with the timeline; returns frame indices, ascending.
         check_time: called before every frame; raises when time is up.
 
     Returns:
-        The timeline; without a duration for a still picture, and where no frame says how long it is shown.
+        frames (T, H_px, W_px, 3) uint8, their indices (T,), and the timeline of the whole picture.
+
+    Raises:
+        PictureValueError: as `picture_to_rgb`.
+        OSError, EOFError, SyntaxError: the file behind the picture is damaged or closed.
     """
-    total, starts_s, clock_s = num_frames(picture), [], 0.0
+    timeline = _timeline(picture, check_time)
+    indices = choose_frames(timeline)
+    frames = []
+    for number in indices.tolist():
+        check_time()
+        if timeline.total_num_frames > 1:
+            picture.seek(number + first_frame(picture))
+        frames.append(picture_to_rgb(picture))
+    return np.stack(frames), indices, timeline
+
+
+def _timeline(picture: Any, check_time: Callable[[], None]) -> FrameTimeline:
+    total, ends_s, clock_s = num_frames(picture), [], 0.0
+    if total == 1:
+        return FrameTimeline(1, np.zeros(1))
     for number in range(total):
         check_time()
         picture.seek(number + first_frame(picture))
-        if picture.format == "WEBP" and total > 1:
+        if picture.format == "WEBP":
             picture.load()  # Pillow learns the times of a WebP only by decoding
-        starts_s.append(clock_s)
-        clock_s += picture.info.get("duration", 0) / 1000
-    return FrameTimeline(total, np.array(starts_s), clock_s if total > 1 and clock_s > 0 else None)
-
-
-def read_frame(picture: Any, number: int) -> np.ndarray:
-    """Frame `number` of an animation, or a still picture (number 0), as (H_px, W_px, 3) uint8."""
-    if num_frames(picture) > 1:
-        picture.seek(number + first_frame(picture))
-    return picture_to_rgb(picture)
+        delay_ms = picture.info.get("duration", 0)
+        clock_s += (delay_ms if delay_ms >= SHORTEST_DELAY_MS else USUAL_DELAY_MS) / 1000
+        ends_s.append(clock_s)
+    return FrameTimeline(total, np.array([0.0, *ends_s[:-1]]), clock_s)
 
 
 def picture_to_rgb(picture: Any) -> np.ndarray:
@@ -81,7 +101,7 @@ def picture_to_rgb(picture: Any) -> np.ndarray:
         (H_px, W_px, 3) uint8.
 
     Raises:
-        ValueError: values outside the range of pictures, or a mode that has no meaning as colours.
+        PictureValueError: values outside the range of pictures, or a mode that has no meaning as colours.
     """
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
@@ -93,7 +113,7 @@ def picture_to_rgb(picture: Any) -> np.ndarray:
     try:
         return np.asarray(picture.convert(MODES_BEFORE_RGB.get(picture.mode, picture.mode)).convert("RGB"))
     except ValueError as error:
-        raise ValueError(
+        raise PictureValueError(
             f"is a picture of mode {picture.mode!r}, which Pillow cannot turn into RGB ({error}); convert it before"
         ) from error
 
@@ -102,7 +122,7 @@ def _numbers_to_bytes(values: np.ndarray, mode: str) -> np.ndarray:
     low, high = values.min(), values.max()
     largest, kind = (255, "whole numbers in 0..255") if mode == "I" else (1, "floats in [0, 1]")
     if not (low >= 0 and high <= largest):  # also when a value is NaN
-        raise ValueError(
+        raise PictureValueError(
             f"is a picture of mode {mode!r} with values in [{low:.4g}, {high:.4g}]; expected {kind}. "
             "Such pictures have no range of their own: scale the values to that one"
         )

@@ -141,6 +141,7 @@ def _only_channels_first(name: str, value: Any) -> str:
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "num_frames": whole_number,
+    "max_bytes": whole_number,
     "fps": number,
     "decode_timeout_s": number,
     "rescale_factor": number,

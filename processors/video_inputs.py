@@ -34,6 +34,8 @@ def list_videos(videos: Any) -> Sequence:
     Raises:
         ValueError: nothing came in, or something that is no video.
     """
+    if callable(getattr(videos, "to_pylist", None)):  # an Arrow column
+        videos = videos.to_pylist()
     if _is_array(videos) and not isinstance(videos, torch.Tensor):
         videos = np.asarray(videos)
         if videos.ndim == 1 and videos.dtype.kind in "OUS":  # names or objects, as columns may come
@@ -82,11 +84,13 @@ def flatten_videos(videos: Any, *, keep_empty: bool = False) -> Sequence:
 
 
 def as_source(video: Any) -> Any:
-    """The dict of a video or picture in `datasets`, as its bytes or its path; anything else as it came.
+    """The dict (or Arrow value) of a video or picture in `datasets`, as its bytes or its path; else what came.
 
     Raises:
         ValueError: a dict that holds neither, or a path that only `datasets` can open.
     """
+    if callable(getattr(video, "as_py", None)):
+        video = video.as_py()
     if not isinstance(video, Mapping):
         return video
     unknown = set(video) - {"path", "bytes"}
@@ -127,6 +131,11 @@ def _is_array(value: Any) -> bool:
     )
 
 
+def _is_torchcodec_output(value: Any) -> bool:
+    """Whether `value` is a Frame or FrameBatch that a decoder of torchcodec returned."""
+    return hasattr(value, "pts_seconds") and isinstance(getattr(value, "data", None), torch.Tensor)
+
+
 def _is_picture(value: Any) -> bool:
     return (_is_array(value) and value.ndim in (2, 3)) or (is_pil_image(value) and num_frames(value) == 1)
 
@@ -137,6 +146,8 @@ def _is_one_video(value: Any) -> bool:
     return (
         is_video_source(value)
         or is_decoder(value)
+        or _is_torchcodec_output(value)
+        or callable(getattr(value, "as_py", None))
         or is_pil_image(value)
         or _is_picture(value)
         or (_is_array(value) and value.ndim == 4)
@@ -242,6 +253,11 @@ def _tensor(video: Any) -> torch.Tensor:
         video = video.detach()
         # torch computes little with these types.
         return video.to(torch.int64) if video.dtype in (torch.uint16, torch.uint32, torch.uint64) else video
+    if _is_torchcodec_output(video):
+        raise ValueError(
+            "holds frames of torchcodec with their times; pass the frames (`frames.data`), and the times as "
+            'video_metadata=[{"frame_times_s": frames.pts_seconds}]'
+        )
     if not _is_array(video):
         raise ValueError(f"holds {type(video).__name__}; expected {KINDS}")
     array = np.asarray(video)

@@ -12,6 +12,7 @@ import json
 import numbers
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from transformers.processing_utils import VideosKwargs
 from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .decoder_backends import DecodedVideo, decode_picture
+from .decoder_backends import DecodedVideo
 from .frame_decoding import decode_video
 from .frame_sampling import FrameTimeline, sample_frame_indices
 from .open_decoders import read_open_decoder
+from .picture_frames import read_pictures
 from .setting_checks import CHECKS, check_settings, whole_number
 from .tokenizer_reference import TokenizerReference
 from .trajectory_maps import NO_TRAJECTORY, TrajectoryMap
@@ -37,7 +39,7 @@ from .video_sources import VideoDecodeError, VideoTimeoutError, is_video_source
 logger = logging.get_logger(__name__)
 
 BACKBONE_STRIDE_PX = 32
-MAX_CLIP_BYTES = 1 << 32  # pixels of one clip as float32: 7,000 frames of 224x224, 2,500 of 378x378
+MAX_BYTES_OF_BATCH = 4  # times those of one clip
 RESIZED_VALUES_AT_A_TIME = 1 << 25  # source values that are resized between two looks at the clock
 # Written into saved files by Transformers itself; not settings of ours.
 FOREIGN_KEYS = {
@@ -59,6 +61,9 @@ class TrajTokVideoProcessorKwargs(VideosKwargs, total=False):
             marks it False in `frame_valid`, "raise" refuses.
         decoder_backend: "auto", "pyav", "torchcodec" or "decord".
         decode_timeout_s: seconds after which a video is given up: reading, decoding and resizing together.
+        max_bytes: memory that one video may take: its chosen frames as decoded (one byte for each colour of a pixel),
+            and its resized pixels (four bytes); a batch may take four times as much. The default is 4 GiB: 7,000
+            frames of 224x224 px, or 2,500 of 378x378 px.
         skip_bad_videos: leave unreadable videos out, and list them under `failures`.
     """
 
@@ -66,6 +71,7 @@ class TrajTokVideoProcessorKwargs(VideosKwargs, total=False):
     short_clips: str | None
     decoder_backend: str | None
     decode_timeout_s: float | int | None
+    max_bytes: int | None
     skip_bad_videos: bool | None
 
 
@@ -100,6 +106,7 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
     short_clips = "pad"
     decoder_backend = "auto"
     decode_timeout_s = 60.0
+    max_bytes = 4 << 30
     skip_bad_videos = False
 
     def __init__(self, trajectory_tokenizer: Any = None, **kwargs):
@@ -165,7 +172,7 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
 
     @staticmethod
     def _check_together(settings: dict) -> None:
-        for name in ("sampling_strategy", "short_clips", "decoder_backend", "decode_timeout_s"):
+        for name in ("sampling_strategy", "short_clips", "decoder_backend", "decode_timeout_s", "max_bytes"):
             CHECKS[name](name, settings[name])  # None is no choice
         strategy, num_frames, fps = settings["sampling_strategy"], settings["num_frames"], settings["fps"]
         if (strategy == "fps") != (fps is not None) or (strategy in BY_NUMBER) != (num_frames is not None):
@@ -212,8 +219,7 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
             kwargs: settings for this call, see `TrajTokVideoProcessorKwargs`. `video_metadata` has an entry for each
                 video: what it says of frames in memory (fps, duration, total_num_frames, frames_indices,
                 frame_times_s, height and width of their source) is kept. Files and decoders speak for themselves;
-                there it gives the rate of a file that knows none, and, with do_sample_frames=False, in
-                `frames_indices` the frames to take.
+                of them, with do_sample_frames=False, its `frames_indices` are the frames to take.
 
         Returns:
             `pixel_values_videos` (B, T, 3, H_px, W_px) float32 and `frame_valid` (B, T) bool, or with a trajectory
@@ -225,8 +231,7 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
         Raises:
             ValueError: a setting that does not exist or fit, a bad video (VideoDecodeError for files), facts that do
                 not fit the frames, clips of different sizes after resizing, no good video at all (its attribute
-                `failures` lists them), or more than `MAX_CLIP_BYTES` of pixels for one clip or four times as many for
-                the batch.
+                `failures` lists them), or more than fits into `max_bytes`.
         """
         settings = self._settings_for_call(kwargs)
         _check_usable(settings["device"])
@@ -308,13 +313,11 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
     def _read_source(self, video: Any, name: str, fact: dict, settings: dict, deadline: float):
         """The chosen frames of a file, an open decoder or an animated picture."""
 
-        def choose_frames(timeline: FrameTimeline) -> np.ndarray:
+        def choose_frames(timeline: FrameTimeline, source_hw: tuple[int, int] | None = None) -> np.ndarray:
             total = timeline.total_num_frames
             if fact.get("total_num_frames", total) != total:
                 raise ValueError(f"has {total} frames, but video_metadata says {fact['total_num_frames']}")
             self._refuse_short(total, settings)
-            if timeline.fps is None and "fps" in fact and total > 1:
-                timeline = FrameTimeline.at_rate(total, fact["fps"])
             if "frames_indices" in fact and not settings["do_sample_frames"]:
                 indices = fact["frames_indices"]
                 if indices[-1] >= total:
@@ -323,19 +326,44 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
                 indices = self._chosen_frames(timeline, settings)
             if settings["do_resize"] and settings["size"].height and not settings["do_center_crop"]:
                 padded = settings["num_frames"] if total > 1 and _takes_a_number(settings) else len(indices)
-                _refuse_large(padded, (settings["size"].height, settings["size"].width))
+                _refuse_large(padded, (settings["size"].height, settings["size"].width), settings)
+            if source_hw is not None:
+                _refuse_large(len(indices), source_hw, settings, bytes_per_value=1)
             return indices
+
+        def check_time() -> None:
+            if time.monotonic() > deadline:
+                raise VideoTimeoutError(
+                    f"{name}: decoding did not end within {settings['decode_timeout_s']:g} s; raise "
+                    "`decode_timeout_s` for long videos."
+                )
 
         if is_video_source(video):
             options = {"backend": settings["decoder_backend"], "timeout_s": settings["decode_timeout_s"]}
             decoded = decode_video(video, choose_frames, **options)
         elif is_decoder(video):
-            by_time_stamps = settings["fps"] is not None
-            decoded = read_open_decoder(video, choose_frames, deadline, by_time_stamps=by_time_stamps)
+            facts = video.metadata
+            bounded = partial(choose_frames, source_hw=(facts.height or 0, facts.width or 0))
+            decoded = read_open_decoder(video, bounded, check_time, by_time_stamps=settings["fps"] is not None)
         else:
-            decoded = decode_picture(video, choose_frames, deadline)
+            bounded = partial(choose_frames, source_hw=(video.height, video.width))
+            frames, indices, timeline = read_pictures(video, bounded, check_time)
+            times_s = timeline.frame_times_s[indices]
+            total, duration_s = timeline.total_num_frames, timeline.duration_s
+            decoded = DecodedVideo(frames, indices, times_s, timeline.fps, duration_s, total, "pillow")
         frames = frames_to_tensor(decoded.frames_uint8, do_convert_rgb=True, channels="channels_last")
-        return frames, _source_metadata(decoded, name, fact)
+        height, width = decoded.source_size_hw
+        return frames, TrajTokVideoMetadata(
+            total_num_frames=decoded.total_num_frames,
+            fps=decoded.source_fps,
+            height=height,
+            width=width,
+            duration=decoded.duration_s,
+            video_backend=decoded.backend,
+            frames_indices=decoded.frame_indices.tolist(),
+            frame_times_s=decoded.frame_times_s.tolist(),
+            name=name,
+        )
 
     def _take_frames(self, video: Any, name: str, fact: dict, settings: dict):
         """The chosen frames of those in memory."""
@@ -381,8 +409,8 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
                     f"{final_hw[0]}x{final_hw[1]}; pass a smaller crop_size or a larger size"
                 )
         _refuse_small(final_hw)
-        _refuse_large(len(frames), final_hw)
-        _refuse_large(1, resized_hw)
+        _refuse_large(len(frames), final_hw, settings)
+        _refuse_large(1, resized_hw, settings)
         largest = 3 * max(source_hw[0] * source_hw[1], resized_hw[0] * resized_hw[1])
         pixels = []
         for block in frames.split(max(1, RESIZED_VALUES_AT_A_TIME // largest)):
@@ -427,7 +455,7 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
         longest = int(lengths.max())
         if longest > 1 and _takes_a_number(settings):
             longest = settings["num_frames"]
-        _refuse_large(longest, tuple(clips[0].shape[-2:]), len(clips))
+        _refuse_large(longest, tuple(clips[0].shape[-2:]), settings, num_clips=len(clips))
         padded = [torch.cat([clip, clip[-1:].expand(longest - len(clip), -1, -1, -1)]) for clip in clips]
         pixels = torch.stack(padded)
         return pixels, (torch.arange(longest) < lengths[:, None]).to(pixels.device)
@@ -616,27 +644,6 @@ def _takes_a_number(settings: dict) -> bool:
     return bool(settings["do_sample_frames"]) and settings["sampling_strategy"] in BY_NUMBER
 
 
-def _source_metadata(decoded: DecodedVideo, name: str, fact: dict) -> TrajTokVideoMetadata:
-    """What the file says; where it knows no times, those of the rate that the caller told."""
-    timeline = FrameTimeline(decoded.total_num_frames, None, decoded.duration_s)
-    still, times_s = decoded.total_num_frames == 1, decoded.frame_times_s
-    if decoded.source_fps is None and not still:
-        timeline = FrameTimeline.at_rate(decoded.total_num_frames, fact.get("fps"))
-        times_s = None if timeline.fps is None else decoded.frame_indices / timeline.fps
-    height, width = decoded.source_size_hw
-    return TrajTokVideoMetadata(
-        total_num_frames=decoded.total_num_frames,
-        fps=timeline.fps,
-        height=height,
-        width=width,
-        duration=timeline.duration_s,
-        video_backend=decoded.backend,
-        frames_indices=decoded.frame_indices.tolist(),
-        frame_times_s=None if times_s is None else times_s.tolist(),
-        name=name,
-    )
-
-
 def _check_usable(device: str | None) -> None:
     try:
         torch.empty(0, device=device)
@@ -653,17 +660,19 @@ def _refuse_small(size_hw: tuple[int, int]) -> None:
         )
 
 
-def _refuse_large(num_frames: int, size_hw: tuple[int, int], num_clips: int = 1) -> None:
-    """A clip may have `MAX_CLIP_BYTES` of pixels, a batch four times as many."""
-    wanted = 12 * num_clips * num_frames * size_hw[0] * size_hw[1]  # 3 channels of 4 bytes
-    limit = MAX_CLIP_BYTES * (1 if num_clips == 1 else 4)
+def _refuse_large(
+    num_frames: int, size_hw: tuple[int, int], settings: dict, *, num_clips: int = 1, bytes_per_value: int = 4
+) -> None:
+    """A clip may take `max_bytes`, as decoded and as pixels; a batch `MAX_BYTES_OF_BATCH` times as many."""
+    wanted = 3 * bytes_per_value * num_clips * num_frames * size_hw[0] * size_hw[1]
+    limit = settings["max_bytes"] * (1 if num_clips == 1 else MAX_BYTES_OF_BATCH)
     if wanted > limit:
         clips = "" if num_clips == 1 else f"{num_clips} clips of "
         frames = f"{num_frames} frame{'s' * (num_frames > 1)}"
         raise ValueError(
-            f"{clips}{frames} of {size_hw[0]}x{size_hw[1]} px (height x width) would take "
-            f"{wanted / 2**30:.1f} GiB as float32, more than {limit / 2**30:g} GiB. Ask for fewer or smaller frames, "
-            "or pass fewer videos at a time"
+            f"{clips}{frames} of {size_hw[0]}x{size_hw[1]} px (height x width) would take {wanted / 2**30:.1f} GiB, "
+            f"more than {limit / 2**30:.3g} GiB. Ask for fewer or smaller frames, pass fewer videos at a time, or "
+            f"raise `max_bytes`, now {settings['max_bytes']}"
         )
 
 

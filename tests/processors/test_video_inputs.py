@@ -1,6 +1,5 @@
 """Frames in memory: every form gives the same pixels, every mistake a message."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from PIL import Image
 
 from modeling_trajtok.processors import VideoDecodeError, decode_video
-from modeling_trajtok.processors.decoder_backends import decode_picture
+from modeling_trajtok.processors.picture_frames import read_pictures
 from modeling_trajtok.processors.video_inputs import as_source, flatten_videos, frames_to_tensor, list_videos
 
 
@@ -191,9 +190,17 @@ def test_an_animation_keeps_its_times_in_a_file_and_as_an_object(bars, tmp_path,
         assert len(list_videos(animation)) == 1 and len(list_videos([animation, frames[0]])) == 2
         with pytest.raises(ValueError, match="the same animated picture several times"):
             frames_to_tensor([animation, animation], do_convert_rgb=True)
-        from_object = decode_picture(animation, lambda timeline: [1, 3], deadline=time.monotonic() + 60)
-    np.testing.assert_array_equal(from_object.frames_uint8, decoded.frames_uint8[[1, 3]])
-    np.testing.assert_allclose(from_object.frame_times_s, [0.1, 0.6])
+        taken, _, timeline = read_pictures(animation, lambda timeline: np.array([1, 3]), check_time=lambda: None)
+    np.testing.assert_array_equal(taken, decoded.frames_uint8[[1, 3]])
+    np.testing.assert_allclose(timeline.frame_times_s, decoded.frame_times_s)
+
+
+def test_frames_without_a_delay_are_shown_as_browsers_show_them(bars, tmp_path):
+    frames = [Image.fromarray(frame) for frame in bars(3, 24, 32)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    decoded = decode_video(tmp_path / "a.gif")
+    np.testing.assert_allclose(decoded.frame_times_s, [0, 0.1, 0.2])
+    assert decoded.source_fps == pytest.approx(10)
 
 
 def test_the_picture_before_an_animation_is_not_one_of_its_frames(bars, tmp_path):

@@ -194,6 +194,7 @@ def test_bad_settings_are_refused_on_construction(settings, tmp_path):
         ({"num_frames": 3, "sampling_strategy": "fps"}, "does not go with fps=None; it takes fps"),
         ({"decode_timeout_s": float("inf")}, "decode_timeout_s must be a finite number, got inf"),
         ({"decode_timeout_s": None}, "decode_timeout_s must be a finite number, got None"),
+        ({"max_bytes": 1e9}, "max_bytes must be a whole number, got 1000000000.0"),
         ({"short_clips": None}, "short_clips must be one of pad, raise; got None"),
         ({"decoder_backend": ["pyav"]}, "decoder_backend must be one of auto, pyav"),
         ({"size": "224"}, "size must be a whole number, got '224'"),
@@ -336,7 +337,7 @@ def test_blocks_of_frames_do_not_change_the_pixels(processor, bars, monkeypatch)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_frames": 10**7}, r"10000000 frames of 64x96 px .* would take 686.6 GiB as float32, more than 4 GiB"),
+        ({"num_frames": 10**7}, r"10000000 frames of 64x96 px .* would take 686.6 GiB, more than 4 GiB"),
         ({"size": {"height": 50000, "width": 50000}}, "4 frames of 50000x50000 px"),
         ({"size": {"shortest_edge": 60000}}, r"4 frames of 60000x\d+ px"),
         (
@@ -351,11 +352,12 @@ def test_more_than_fits_is_refused_before_memory_is_taken(processor, clip, bars,
             processor(video, **settings)
 
 
-def test_a_batch_is_bounded_as_well(processor, bars, monkeypatch):
-    monkeypatch.setattr(video_processing, "MAX_CLIP_BYTES", 4 * 12 * 64 * 96)
+def test_a_batch_is_bounded_as_well(processor, bars):
+    processor.max_bytes = 4 * 12 * 64 * 96
     assert len(processor([bars(4, 64, 96)] * 4)["frame_valid"]) == 4
     with pytest.raises(ValueError, match=r"5 clips of 4 frames of 64x96 px .* pass fewer videos at a time"):
         processor([bars(4, 64, 96)] * 5)
+    assert len(processor([bars(4, 64, 96)] * 5, max_bytes=1 << 20)["frame_valid"]) == 5
 
 
 # --- frames that somebody sampled before -----------------------------------------------------------------------------
@@ -420,7 +422,7 @@ def test_facts_that_do_not_fit_the_frames_are_refused(processor, bars, facts, me
         processor(bars(8, 40, 30), video_metadata=facts)
 
 
-def test_a_file_speaks_for_itself(processor, clip, tmp_path, bars):
+def test_a_file_speaks_for_itself(processor, clip):
     facts = {"total_num_frames": 12, "fps": 5.0, "frames_indices": [2, 7]}
     (kept,) = processor(clip, video_metadata=facts, return_metadata=True)["video_metadata"]
     assert kept.fps == 30 and kept.frames_indices == [1, 4, 7, 10]
@@ -428,12 +430,6 @@ def test_a_file_speaks_for_itself(processor, clip, tmp_path, bars):
     assert kept.frames_indices == [2, 7], "the frames that the caller chose"
     with pytest.raises(ValueError, match=r"clip\.mp4: has 12 frames, but video_metadata says 10"):
         processor(clip, video_metadata={"total_num_frames": 10})
-    pictures = [Image.fromarray(frame) for frame in bars(6, 40, 30)]
-    pictures[0].save(tmp_path / "no_times.gif", save_all=True, append_images=pictures[1:])
-    batch = processor(tmp_path / "no_times.gif", return_metadata=True)
-    assert batch["video_metadata"][0].frame_times_s is None and batch["video_metadata"][0].fps is None
-    by_rate = {"fps": 1, "video_metadata": {"fps": 2}, "return_metadata": True}
-    assert processor(tmp_path / "no_times.gif", **by_rate)["video_metadata"][0].frame_times_s == [0, 1, 2]
 
 
 def test_frames_can_be_chosen_without_a_video(processor):
@@ -445,6 +441,18 @@ def test_frames_can_be_chosen_without_a_video(processor):
 
 
 # --- animations, grey clips ------------------------------------------------------------------------------------------
+
+
+def test_an_open_animation_is_bounded_and_a_closed_one_is_named(processor, bars, tmp_path):
+    pictures = [Image.fromarray(frame) for frame in bars(6, 64, 96)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
+    with Image.open(tmp_path / "a.gif") as animation:
+        with pytest.raises(ValueError, match=r"6 frames of 64x96 px .* raise `max_bytes`, now 100000"):
+            processor(animation, max_bytes=100_000, sampling_strategy="all", do_resize=False)
+        with pytest.raises(VideoDecodeError, match=r"a\.gif: decoding did not end within 1e-09 s; raise"):
+            processor(animation, decode_timeout_s=1e-9)
+    with pytest.raises(ValueError, match=r"a\.gif: "):
+        processor(animation)
 
 
 def test_an_open_animation_is_a_video(processor, bars, tmp_path):
