@@ -93,7 +93,7 @@ def best_clips(index: VideoIndex, text_embeds: np.ndarray, top: int) -> list[lis
 
 def answer(folder: Path, embedder: ClipEmbedder, text_embed: np.ndarray, score: float, row: WindowRow):
     """One best clip as an entry of the data, and as a row of the picture."""
-    video = decode_video(folder / row.path, lambda _total, _fps: row.frame_indices, timeout_s=embedder.timeout_s)
+    video = decode_video(folder / row.path, lambda _timeline: row.frame_indices, timeout_s=embedder.timeout_s)
     window = VideoWindow(row.start_s, row.end_s, video.frames_uint8, video.frame_indices, video.frame_times_s)
     tracks = embedder.trajectories(window)
     cosines = row.trajectory_embeddings @ text_embed

@@ -101,6 +101,11 @@ class CheckedConfig(PreTrainedConfig):
         reject_misspelt_fields(cls.__name__, kwargs, cls)
         return super().__new__(cls)
 
+    def __post_init__(self, **kwargs):
+        # Where an Auto class may load several models, Transformers looks the right one up in this list.
+        self.architectures = self.architectures or []
+        super().__post_init__(**kwargs)
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """Build from the values of a ``config.json``, and keywords that replace some of them.

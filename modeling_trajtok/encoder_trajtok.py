@@ -191,7 +191,7 @@ class TrajTokEncoder(nn.Module):
         if not self.starts_from_mean:
             return latents
         if assignment_logits is None:
-            memberships = PatchBlocks.from_features(trajectory_ids, blocks.grid, blocks.frames_per_block)
+            memberships = PatchBlocks(trajectory_ids, blocks.layout)
             memberships = memberships.map(lambda ids: F.one_hot(ids + 1, self.num_trajectories + 1)[..., 1:])
         else:
             memberships = assignment_logits.map(lambda logits: logits.softmax(dim=-1))

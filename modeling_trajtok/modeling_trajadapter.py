@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .auto_classes import FamilyAutoClasses
 from .configuration_trajadapter import TrajAdapterConfig
 from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask
 from .input_checks import check_frame_valid, check_keywords, check_pixels
@@ -46,11 +47,15 @@ class TrajAdapterPooler(nn.Module):
         return (pooled + self.mlp(self.mlp_norm(pooled)))[:, 0]
 
 
-class TrajAdapterPreTrainedModel(PreTrainedModel):
+class TrajAdapterPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
     """What the TrajAdapter models share."""
 
     config: TrajAdapterConfig
     config_class = TrajAdapterConfig
+    auto_classes = {  # noqa: RUF012
+        "AutoModel": ("TrajAdapterModel",),
+        "AutoModelForVideoClassification": ("TrajAdapterForVideoClassification",),
+    }
     base_model_prefix = "adapter"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)

@@ -15,6 +15,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 from transformers.utils import can_return_tuple
 
+from .auto_classes import FamilyAutoClasses
 from .configuration_trajvit2 import TrajViT2Config, TrajViT2TransformerConfig
 from .losses_trajvit2 import contrastive_loss
 from .modeling_trajtok import TrajTokModel
@@ -35,11 +36,15 @@ class TrajViT2Embeddings(nn.Module):
         return torch.cat((cls_token.to(trajectory_embeds.dtype), trajectory_embeds), dim=1)
 
 
-class TrajViT2PreTrainedModel(PreTrainedModel):
+class TrajViT2PreTrainedModel(FamilyAutoClasses, PreTrainedModel):
     """Weights and initialisation that the TrajViT2 models share; each reads its part of a full checkpoint."""
 
     config: TrajViT2Config
     config_class = TrajViT2Config
+    auto_classes = {  # noqa: RUF012
+        "AutoModel": ("TrajViT2Model", "TrajViT2VideoModel"),
+        "AutoModelForVideoClassification": ("TrajViT2ForVideoClassification",),
+    }
     base_model_prefix = ""
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")

@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .auto_classes import FamilyAutoClasses
 from .configuration_trajvit2 import TrajViT2Config
 from .configuration_trajvlm import SEGMENTER, TrajVLMConfig
 from .grid_ops import GridSize, expand_frame_mask, resize_patches
@@ -164,11 +165,16 @@ class TrajVLMConnector(nn.Module):
         return pooled, self.projector(pooled)
 
 
-class TrajVLMPreTrainedModel(PreTrainedModel):
+class TrajVLMPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
     """What the TrajVLM models share."""
 
     config: TrajVLMConfig
     config_class = TrajVLMConfig
+    auto_classes = {  # noqa: RUF012
+        "AutoModel": ("TrajVLMModel",),
+        "AutoModelForImageTextToText": ("TrajVLMForConditionalGeneration",),
+        "AutoModelForMultimodalLM": ("TrajVLMForConditionalGeneration",),
+    }
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "video", "text")
@@ -302,8 +308,6 @@ class TrajVLMTokenProjection(nn.Module):
 
 class TrajVLMModel(TrajVLMPreTrainedModel):
     """Vision tower, grouping and language model, without the head that gives words."""
-
-    base_model_prefix = ""
 
     def __init__(self, config: TrajVLMConfig):
         super().__init__(config)

@@ -2,7 +2,7 @@
 
 from .decoder_backends import DecodedVideo
 from .frame_decoding import BACKEND_ORDER, decode_video, usable_backends
-from .frame_sampling import SAMPLING_STRATEGIES, sample_frame_indices
+from .frame_sampling import SAMPLING_STRATEGIES, FrameTimeline, sample_frame_indices
 from .processing_trajvit2 import TrajViT2Processor
 from .processing_trajvlm import TrajVLMProcessor
 from .trajectory_maps import TrajectoryMap, decode_coco_rle, encode_coco_rle
@@ -17,6 +17,7 @@ __all__ = [
     "BACKEND_ORDER",
     "SAMPLING_STRATEGIES",
     "DecodedVideo",
+    "FrameTimeline",
     "TrajTokVideoMetadata",
     "TrajTokVideoProcessor",
     "TrajTokVideoProcessorKwargs",

@@ -1,6 +1,6 @@
 """Decoder backends: one file on disk in, the chosen frames out; the same frames whichever backend ran.
 
-In:   a path, a callback that chooses frame indices once the number of frames is known, a deadline
+In:   a path, a callback that chooses frame indices once the timeline is known, a deadline
 Out:  DecodedVideo: only the chosen frames are ever kept, so memory follows what was asked for, not the duration
 From: frame_decoding (which picks the backend and guards the time)     To: frame_decoding
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .decord_worker import WORKER_FILE
+from .frame_sampling import FrameTimeline
 from .video_sources import VideoDecodeError, VideoTimeoutError
 
 try:
@@ -37,7 +38,7 @@ ANIMATED_PICTURE_FORMATS = ("GIF", "PNG", "WEBP")
 TORCHCODEC_FRAMES_PER_CALL = 16
 SEEK_PAYS_BEYOND_FRAMES = 8  # decoding a few frames on costs less than a jump, which empties the decoder
 
-ChooseFrames = Callable[[int, float | None], Sequence[int] | np.ndarray]
+ChooseFrames = Callable[[FrameTimeline], Sequence[int] | np.ndarray]
 
 
 @dataclass
@@ -49,6 +50,7 @@ class DecodedVideo:
         frame_indices: (T,) int64, position in the source, 0 is its first frame.
         frame_times_s: (T,) float64, seconds after the first frame of the source.
         source_fps: average frames per second of the source; None for a still picture.
+        duration_s: seconds from the first frame of the source until its last one disappears; None for a still picture.
         total_num_frames: frames in the source.
         backend: the decoder that ran.
     """
@@ -57,8 +59,22 @@ class DecodedVideo:
     frame_indices: np.ndarray
     frame_times_s: np.ndarray
     source_fps: float | None
+    duration_s: float | None
     total_num_frames: int
     backend: str
+
+    @classmethod
+    def of_timeline(cls, frames: list[np.ndarray], indices: np.ndarray, timeline: FrameTimeline, backend: str):
+        """The chosen frames of a source, with what its timeline says about them."""
+        return cls(
+            stack_frames(frames, len(indices), timeline.total_num_frames),
+            indices,
+            timeline.frame_times_s[indices],
+            timeline.fps,
+            timeline.duration_s,
+            timeline.total_num_frames,
+            backend,
+        )
 
     @property
     def source_size_hw(self) -> tuple[int, int]:
@@ -72,11 +88,12 @@ def check_deadline(deadline: float) -> None:
         raise VideoTimeoutError("decoding did not end within the time limit")
 
 
-def chosen_indices(choose_frames: ChooseFrames, total_num_frames: int, source_fps: float | None) -> np.ndarray:
+def chosen_indices(choose_frames: ChooseFrames, timeline: FrameTimeline) -> np.ndarray:
     """Ask the callback and check its answer: (T,) int64, strictly ascending, inside the video."""
+    total_num_frames = timeline.total_num_frames
     if total_num_frames < 1:
         raise VideoDecodeError("has zero frames")
-    indices = np.asarray(choose_frames(total_num_frames, source_fps), dtype=np.int64)
+    indices = np.asarray(choose_frames(timeline), dtype=np.int64)
     if indices.ndim != 1 or not len(indices) or indices[0] < 0 or indices[-1] >= total_num_frames:
         raise ValueError(f"Frame indices must lie in 0..{total_num_frames - 1}, at least one; got {indices.tolist()}.")
     if (np.diff(indices) <= 0).any():
@@ -107,6 +124,7 @@ class _PacketIndex:
     pts: list[int]  # of every frame, ascending: entry i is the time stamp of frame i
     keyframes: list[tuple[int, int]]  # (pts, where to seek for it), ascending
     trustworthy: bool  # every packet has a time stamp of its own
+    last_frame_s: float | None  # how long the last frame is shown, if the file says
 
 
 def decode_with_pyav(path: str, choose_frames: ChooseFrames, deadline: float) -> DecodedVideo:
@@ -129,18 +147,20 @@ class _FrameNotFoundError(Exception):
     """A time stamp of the packet index belongs to no picture."""
 
 
-def _inspect_with_pyav(path: str, deadline: float) -> int:
+def _inspect_with_pyav(path: str, deadline: float) -> tuple[int, FrameTimeline | None]:
     """Refuse, for decoders that do not notice, files without video and files that broke off.
 
     Returns:
-        The number of video streams; 1 where PyAV is missing and nothing can be told.
+        The number of video streams, and the timeline; 1 and None where PyAV is missing and nothing can be told.
     """
     if av is None:
-        return 1
+        return 1, None
     try:
         with _open_with_pyav(path) as container:
-            _read_packets(container, _best_video_stream(container), deadline)
-            return len(container.streams.video)
+            stream = _best_video_stream(container)
+            index = _read_packets(container, stream, deadline)
+            pts = np.array(index.pts if index.trustworthy else [], dtype=np.int64)
+            return len(container.streams.video), _timeline(stream, pts * float(stream.time_base), index.last_frame_s)
     except av.FFmpegError as error:
         raise VideoDecodeError(f"is corrupt, truncated or not a video ({error.strerror or error})") from error
 
@@ -165,7 +185,7 @@ def _best_video_stream(container):
 
 
 def _read_packets(container, stream, deadline: float) -> _PacketIndex:
-    shown, keyframes, num_packets = [], [], 0
+    shown, keyframes, num_packets, last = [], [], 0, (None, None)
     for packet in container.demux(stream):
         check_deadline(deadline)
         if packet.size == 0:
@@ -176,10 +196,13 @@ def _read_packets(container, stream, deadline: float) -> _PacketIndex:
             keyframes.append((packet.pts, packet.pts if packet.dts is None else min(packet.pts, packet.dts)))
         if not packet.is_discard:
             shown.append(packet.pts)
+            if packet.pts is not None and (last[0] is None or packet.pts > last[0]):
+                last = (packet.pts, packet.duration)
     if num_packets < stream.frames:
         raise VideoDecodeError(f"is truncated: it holds {num_packets} of the {stream.frames} frames it announces")
     trustworthy = bool(keyframes) and None not in shown and len(set(shown)) == len(shown)
-    index = _PacketIndex(sorted(shown) if trustworthy else shown, sorted(keyframes), trustworthy)
+    last_frame_s = float(last[1] * stream.time_base) if last[1] else None
+    index = _PacketIndex(sorted(shown) if trustworthy else shown, sorted(keyframes), trustworthy, last_frame_s)
     if trustworthy:
         _refuse_early_end(container, stream, index.pts)
     return index
@@ -206,17 +229,27 @@ def _refuse_early_end(container, stream, pts: list[int]) -> None:
         )
 
 
-def _average_fps(stream, num_frames: int, duration_s: float) -> float | None:
-    if stream.average_rate:
-        return float(stream.average_rate)
-    return (num_frames - 1) / duration_s if num_frames > 1 and duration_s > 0 else None
+def _timeline(stream, times_s: np.ndarray, last_frame_s: float | None) -> FrameTimeline:
+    """The timeline of pictures shown at `times_s` (seconds, ascending), the last one for `last_frame_s` seconds."""
+    total = len(times_s)
+    if not total:
+        return FrameTimeline(0)
+    times_s = times_s - times_s[0]
+    rate = float(stream.average_rate or 0)
+    if rate and np.abs(times_s - np.arange(total) / rate).max() <= float(stream.time_base or 0):
+        # A constant rate: time stamps are rounded, the rate is not.
+        steady_s = total / rate
+        held = last_frame_s is not None and abs(times_s[-1] + last_frame_s - steady_s) > 0.5 / rate
+        return FrameTimeline(total, times_s, times_s[-1] + last_frame_s if held else steady_s)
+    if last_frame_s is None:
+        last_frame_s = float(np.median(np.diff(times_s))) if total > 1 else 1 / (rate or 25)
+    return FrameTimeline(total, times_s, times_s[-1] + last_frame_s)
 
 
 def _read_at_time_stamps(container, stream, index: _PacketIndex, choose_frames, deadline: float) -> DecodedVideo:
     pts = np.array(index.pts, dtype=np.int64)
-    times_s = (pts - pts[0]) * float(stream.time_base) if len(pts) else pts
-    fps = _average_fps(stream, len(pts), float(times_s[-1]) if len(pts) else 0.0)
-    indices = chosen_indices(choose_frames, len(pts), fps)
+    timeline = _timeline(stream, pts * float(stream.time_base), index.last_frame_s)
+    indices = chosen_indices(choose_frames, timeline)
     keyframe_numbers = np.searchsorted(pts, [key_pts for key_pts, _ in index.keyframes])
     frames, decoder, previous = [], None, 0
     for number in indices.tolist():
@@ -234,7 +267,7 @@ def _read_at_time_stamps(container, stream, index: _PacketIndex, choose_frames, 
             raise _FrameNotFoundError
         frames.append(_upright_rgb(frame))
         previous = number
-    return DecodedVideo(stack_frames(frames, len(indices), len(pts)), indices, times_s[indices], fps, len(pts), "pyav")
+    return DecodedVideo.of_timeline(frames, indices, timeline, "pyav")
 
 
 def _read_in_order(path: str, choose_frames, deadline: float) -> DecodedVideo:
@@ -248,9 +281,8 @@ def _read_in_order(path: str, choose_frames, deadline: float) -> DecodedVideo:
         if None in times:
             rate = float(stream.average_rate or 25)
             times = [number / rate for number in range(len(times))]
-        times_s = np.array(times, dtype=np.float64) - (times[0] if times else 0)
-        fps = _average_fps(stream, len(times), float(times_s[-1]) if times else 0.0)
-    indices = chosen_indices(choose_frames, len(times), fps)
+        timeline = _timeline(stream, np.array(times, dtype=np.float64), None)
+    indices = chosen_indices(choose_frames, timeline)
     wanted, frames = set(indices.tolist()), []
     with _open_with_pyav(path) as container:
         for number, frame in enumerate(container.decode(_best_video_stream(container))):
@@ -259,8 +291,7 @@ def _read_in_order(path: str, choose_frames, deadline: float) -> DecodedVideo:
                 frames.append(_upright_rgb(frame))
             if number == indices[-1]:
                 break
-    frames_uint8 = stack_frames(frames, len(indices), len(times))
-    return DecodedVideo(frames_uint8, indices, times_s[indices], fps, len(times), "pyav")
+    return DecodedVideo.of_timeline(frames, indices, timeline, "pyav")
 
 
 def _upright_rgb(frame) -> np.ndarray:
@@ -285,25 +316,24 @@ def decode_with_torchcodec(path: str, choose_frames: ChooseFrames, deadline: flo
     """Decode with torchcodec, which finds frames exactly and turns them upright by itself."""
     from torchcodec.decoders import VideoDecoder
 
-    _inspect_with_pyav(path, deadline)
+    _, timeline = _inspect_with_pyav(path, deadline)
     try:
         decoder = VideoDecoder(path, dimension_order="NHWC", seek_mode="exact")
         facts = decoder.metadata
         total, announced = len(decoder), facts.num_frames_from_header
         if announced is not None and total < announced:
             raise VideoDecodeError(f"is truncated: it holds {total} of the {announced} frames it announces")
-        fps = None if facts.average_fps is None else float(facts.average_fps)
-        indices = chosen_indices(choose_frames, total, fps)
-        frames, times = [], []
+        if timeline is None or timeline.total_num_frames != total:
+            timeline = FrameTimeline.at_rate(total, facts.average_fps)
+        indices = chosen_indices(choose_frames, timeline)
+        frames = []
         for start in range(0, len(indices), TORCHCODEC_FRAMES_PER_CALL):
             check_deadline(deadline)
             batch = decoder.get_frames_at(indices[start : start + TORCHCODEC_FRAMES_PER_CALL].tolist())
             frames.extend(batch.data.numpy())
-            times.extend(batch.pts_seconds.tolist())
     except (RuntimeError, IndexError) as error:
         raise VideoDecodeError(f"cannot be decoded by torchcodec ({str(error).splitlines()[0]})") from error
-    times_s = np.array(times) - facts.begin_stream_seconds
-    return DecodedVideo(stack_frames(frames, len(indices), total), indices, times_s, fps, total, "torchcodec")
+    return DecodedVideo.of_timeline(frames, indices, timeline, "torchcodec")
 
 
 # --- decord ----------------------------------------------------------------------------------------------------------
@@ -311,7 +341,7 @@ def decode_with_torchcodec(path: str, choose_frames: ChooseFrames, deadline: flo
 
 def decode_with_decord(path: str, choose_frames: ChooseFrames, deadline: float) -> DecodedVideo:
     """Decode with decord in a child process that is killed at the deadline."""
-    num_streams = _inspect_with_pyav(path, deadline)
+    num_streams, timeline = _inspect_with_pyav(path, deadline)
     if num_streams > 1:  # decord's FFmpeg is older and may call another one best
         raise VideoDecodeError(f"has {num_streams} video streams, of which decord may read the wrong one; use 'auto'")
     command = [sys.executable, WORKER_FILE, path]
@@ -326,7 +356,9 @@ def decode_with_decord(path: str, choose_frames: ChooseFrames, deadline: float) 
                 complaint = worker.stderr.read()
             else:
                 total, fps = facts["total_num_frames"], facts["source_fps"]
-                indices = chosen_indices(choose_frames, total, fps)
+                if timeline is None or timeline.total_num_frames != total:
+                    timeline = FrameTimeline.at_rate(total, fps)
+                indices = chosen_indices(choose_frames, timeline)
                 answer, complaint = worker.communicate(json.dumps(indices.tolist()).encode() + b"\n")
         finally:
             killer.cancel()
@@ -339,8 +371,8 @@ def decode_with_decord(path: str, choose_frames: ChooseFrames, deadline: float) 
     header = json.loads(header)
     if header["shape"][-1] != 3:  # decord 0.6 takes row padding for channels at some small widths
         raise VideoDecodeError(f"has a width that decord misreads: frames came as {header['shape'][1:]}")
-    frames_uint8 = np.frombuffer(raw, dtype=np.uint8).reshape(header["shape"]).copy()
-    return DecodedVideo(frames_uint8, indices, np.round(header["times_s"], 6), fps, total, "decord")
+    frames = list(np.frombuffer(raw, dtype=np.uint8).reshape(header["shape"]))
+    return DecodedVideo.of_timeline(frames, indices, timeline, "decord")
 
 
 # --- Pillow ----------------------------------------------------------------------------------------------------------
@@ -364,8 +396,8 @@ def decode_with_pillow(path: str, choose_frames: ChooseFrames, deadline: float) 
                 picture.seek(number)
                 starts_s.append(clock_s)
                 clock_s += picture.info.get("duration", 0) / 1000
-            fps = total / clock_s if total > 1 and clock_s > 0 else None
-            indices = chosen_indices(choose_frames, total, fps)
+            timeline = FrameTimeline(total, np.array(starts_s), clock_s if total > 1 and clock_s > 0 else None)
+            indices = chosen_indices(choose_frames, timeline)
             frames = []
             for number in indices.tolist():
                 check_deadline(deadline)
@@ -373,5 +405,4 @@ def decode_with_pillow(path: str, choose_frames: ChooseFrames, deadline: float) 
                 frames.append(np.asarray(ImageOps.exif_transpose(picture).convert("RGB")))
     except (OSError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoDecodeError(f"is a corrupt or truncated picture ({error})") from error
-    frames_uint8 = stack_frames(frames, len(indices), total)
-    return DecodedVideo(frames_uint8, indices, np.array(starts_s)[indices], fps, total, "pillow")
+    return DecodedVideo.of_timeline(frames, indices, timeline, "pillow")

@@ -1,6 +1,6 @@
 """Frame decoding: a video, animation or picture from anywhere becomes RGB frames.
 
-In:   path, http(s) URL, bytes or binary file object; a callback that chooses frames once their number is known
+In:   path, http(s) URL, bytes or binary file object; a callback that chooses frames once the timeline is known
 Out:  DecodedVideo (frames_uint8 (T, H_px, W_px, 3), indices, times in seconds)
 From: video_sources, decoder_backends     To: video_processing_trajtok, and anybody who wants frames
 
@@ -30,6 +30,7 @@ from .decoder_backends import (
     decode_with_pyav,
     decode_with_torchcodec,
 )
+from .frame_sampling import FrameTimeline
 from .video_sources import VideoDecodeError, VideoSource, VideoTimeoutError, open_source
 
 BACKENDS: dict[str, Callable[[str, ChooseFrames, float], DecodedVideo]] = {
@@ -67,13 +68,13 @@ def decode_video(
     Args:
         source: path, http(s) URL, encoded bytes or binary file object. Pictures are videos of one frame; pictures and
             animations (GIF, APNG, WebP) are read by Pillow whatever `backend` says.
-        choose_frames: called once with (number of frames, average frames per second or None); returns the indices
-            to keep, strictly ascending. None keeps all frames.
+        choose_frames: called once with the `FrameTimeline` of the source (number of frames, times, duration); returns
+            the indices to keep, strictly ascending. None keeps all frames.
         backend: "auto", or one of `BACKEND_ORDER`.
         timeout_s: seconds after which the video is given up, download included.
 
     Returns:
-        The frames, upright, in RGB, with indices and times.
+        The frames, upright, in RGB, with indices, times and duration.
 
     Raises:
         VideoDecodeError: the file is missing, unreadable, no video, audio only, truncated or corrupt, has no frames,
@@ -84,7 +85,7 @@ def decode_video(
         raise ValueError(f"timeout_s must be above 0 seconds, got {timeout_s}.")
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"Unknown decoder backend {backend!r}; expected auto, {', '.join(BACKENDS)}.")
-    choose_frames = choose_frames or (lambda total, fps: np.arange(total))
+    choose_frames = choose_frames or every_frame
     deadline = time.monotonic() + timeout_s
     with open_source(source, deadline) as video:
         try:
@@ -96,6 +97,11 @@ def decode_video(
             ) from error
         except VideoDecodeError as error:
             raise VideoDecodeError(f"{video.name}: {error}.") from error
+
+
+def every_frame(timeline: FrameTimeline) -> np.ndarray:
+    """The choice of all frames: (total_num_frames,) int64."""
+    return np.arange(timeline.total_num_frames)
 
 
 @functools.cache
@@ -111,7 +117,7 @@ def _passes_probe(name: str) -> bool:
         path.write_bytes(PROBE_CLIP)
         deadline = time.monotonic() + PROBE_TIMEOUT_S
         try:
-            video = _within_time(BACKENDS[name], str(path), lambda total, fps: np.arange(total), deadline)
+            video = _within_time(BACKENDS[name], str(path), every_frame, deadline)
         except Exception:  # noqa: BLE001 - a broken installation can fail in any way, and each way means "not usable"
             return False
         return video.frames_uint8.shape == (2, 64, 64, 3)

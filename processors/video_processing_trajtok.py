@@ -23,7 +23,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .frame_decoding import BACKEND_ORDER, decode_video
-from .frame_sampling import SAMPLING_STRATEGIES, sample_frame_indices
+from .frame_sampling import SAMPLING_STRATEGIES, FrameTimeline, sample_frame_indices
 from .tokenizer_reference import TokenizerReference
 from .trajectory_maps import TrajectoryMap
 from .trajectory_postprocessing import kept_trajectories, labels_from_ids, labels_from_logits, unflatten_logits
@@ -177,7 +177,7 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
 
         Raises:
             ValueError: a setting that does not exist or fit, a bad video (VideoDecodeError for files), clips of
-                different sizes after resizing, or no good video at all.
+                different sizes after resizing, or no good video at all (its attribute `failures` lists them).
         """
         settings = self._settings_for_call(kwargs)
         videos = list_videos(videos)
@@ -197,7 +197,9 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
                 metadata.append(source)
                 kept.append(position)
         if not clips:
-            raise ValueError(f"None of the {len(videos)} videos could be read. First: {failures[0]['error']}")
+            error = ValueError(f"None of the {len(videos)} videos could be read. First: {failures[0]['error']}")
+            error.failures = failures
+            raise error
         pixels, frame_valid = self._batch(clips, metadata, settings)
         data = {"pixel_values_videos": pixels, "frame_valid": frame_valid}
         if self._tokenizer is not None:
@@ -212,15 +214,14 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
     def _load_clip(self, video: Any, name: str, fact: VideoMetadata | dict | None, settings: dict):
         """One video → pixels (T, 3, H_px, W_px) float32 and where they come from."""
 
-        def choose_frames(total_num_frames: int, source_fps: float | None) -> np.ndarray:
+        def choose_frames(timeline: FrameTimeline) -> np.ndarray:
             # A still picture is one frame whatever is asked for; it has no rate to sample by.
-            if not settings["do_sample_frames"] or total_num_frames == 1:
-                return np.arange(total_num_frames)
+            if not settings["do_sample_frames"] or timeline.total_num_frames == 1:
+                return np.arange(timeline.total_num_frames)
             return sample_frame_indices(
-                total_num_frames,
+                timeline,
                 num_frames=settings["num_frames"],
                 fps=settings["fps"],
-                source_fps=source_fps,
                 strategy=settings["sampling_strategy"],
             )
 
@@ -230,12 +231,15 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
             decoded = decode_video(video, choose_frames, **options)
             frames = frames_to_tensor(decoded.frames_uint8, do_convert_rgb=convert, channels="channels_last")
             total, fps, backend = decoded.total_num_frames, decoded.source_fps, decoded.backend
+            duration_s = decoded.duration_s
             indices, times_s = decoded.frame_indices, decoded.frame_times_s.tolist()
         else:
             frames = frames_to_tensor(video, do_convert_rgb=convert, channels=_channels(settings["input_data_format"]))
             total, fps, backend = len(frames), None if fact is None else fact["fps"], None
-            indices = choose_frames(total, fps)
-            times_s = None if fps is None else (indices / fps).tolist()
+            timeline = FrameTimeline.at_rate(total, fps)
+            duration_s = timeline.duration_s
+            indices = choose_frames(timeline)
+            times_s = None if timeline.frame_times_s is None else timeline.frame_times_s[indices].tolist()
             frames = frames[torch.from_numpy(indices)]
         self._refuse_short(total, settings)
         metadata = TrajTokVideoMetadata(
@@ -243,7 +247,7 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
             fps=fps,
             height=frames.shape[-2],
             width=frames.shape[-1],
-            duration=None if fps is None else total / fps,
+            duration=duration_s,
             video_backend=backend,
             frames_indices=indices.tolist(),
             frame_times_s=times_s,

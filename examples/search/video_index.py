@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from trajectory_data.clip_files import VIDEO_SUFFIXES
 
-FORMAT = 1
+FORMAT = 2  # of the files and of what a window is
 SCHEMA = pa.schema(
     {
         "start_s": pa.float64(),

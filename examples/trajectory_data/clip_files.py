@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from modeling_trajtok.processors.frame_decoding import decode_video
+from modeling_trajtok.processors.frame_sampling import FrameTimeline
 from modeling_trajtok.processors.trajectory_drawing import trajectory_colours, write_video
 
 from .clip_record import ClipRecord
@@ -66,7 +67,8 @@ def read_annotated_video(
     """
     indices = spaced_indices(num_masks, num_frames)
 
-    def choose_frames(available: int, _fps: float | None) -> np.ndarray:
+    def choose_frames(timeline: FrameTimeline) -> np.ndarray:
+        available = timeline.total_num_frames
         for stride in strides:
             if len(range(0, available, stride)) == num_masks:
                 return indices * stride

@@ -33,7 +33,7 @@ def read(folder: Path, name: str, num_frames: int | None) -> ClipRecord:
     """The conversation of one line and its video."""
     source, messages = _conversations(folder / CHAT)[name]
     path = require(folder / source, "the video that a conversation is about")
-    video = decode_video(path, lambda available, _fps: spaced_indices(available, num_frames))
+    video = decode_video(path, lambda timeline: spaced_indices(timeline.total_num_frames, num_frames))
     unknown = np.full(video.frames_uint8.shape[:3], -1, dtype=np.int16)
     metadata = {"messages": [dict(message) for message in messages]}
     return ClipRecord(name, video.frames_uint8, unknown, video.frame_times_s, metadata)

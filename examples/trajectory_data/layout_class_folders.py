@@ -29,6 +29,6 @@ def find_names(folder: Path) -> list[str]:
 
 def read(folder: Path, name: str, num_frames: int | None) -> ClipRecord:
     """One video and its class."""
-    video = decode_video(folder / name, lambda available, _fps: spaced_indices(available, num_frames))
+    video = decode_video(folder / name, lambda timeline: spaced_indices(timeline.total_num_frames, num_frames))
     unknown = np.full(video.frames_uint8.shape[:3], -1, dtype=np.int16)
     return ClipRecord(name, video.frames_uint8, unknown, video.frame_times_s, {"label": name.split("/")[0]})

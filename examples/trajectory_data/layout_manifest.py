@@ -37,7 +37,7 @@ def read(folder: Path, name: str, num_frames: int | None) -> ClipRecord:
         clip = layout_sidecars.read(folder, stem, num_frames, video=path)
         clip.metadata.update(metadata)
         return clip
-    video = decode_video(path, lambda available, _fps: spaced_indices(available, num_frames))
+    video = decode_video(path, lambda timeline: spaced_indices(timeline.total_num_frames, num_frames))
     unknown = np.full(video.frames_uint8.shape[:3], -1, dtype=np.int16)
     return ClipRecord(name, video.frames_uint8, unknown, video.frame_times_s, metadata)
 

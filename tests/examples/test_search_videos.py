@@ -7,18 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import search_videos
 import torch
+from evaluation.embedding_cache import VideoRequest, decode_stretch, frames_of_stretch
 from PIL import Image
 from search import answer_sheet, video_index, video_windows
 from search.answer_sheet import Answer, highlight
 from search.video_windows import read_windows, window_edges
 
 from modeling_trajtok import TrajViT2Model, TrajViT2Processor
-from modeling_trajtok.processors import TrajectoryMap, VideoDecodeError, decode_video
+from modeling_trajtok.processors import FrameTimeline, TrajectoryMap, VideoDecodeError, decode_video
 from modeling_trajtok.processors.trajectory_drawing import write_video
 
 TEXT = "a red ball rolls left"
@@ -118,7 +121,50 @@ def test_every_video_is_cut_into_windows_that_tile_it(run, folder, results):
     ],
 )
 def test_window_edges(total, fps, seconds, expected):
-    assert window_edges(total, fps, seconds).tolist() == expected
+    assert window_edges(FrameTimeline.at_rate(total, fps), seconds).tolist() == expected
+
+
+def test_windows_go_by_time_stamps(held_picture):
+    """12 pictures: six in half a second, the last of them held to second 5, six more."""
+    timeline = FrameTimeline(12, held_picture.times_s, 5.6)
+    assert window_edges(timeline, 1.0).tolist() == [0, 6, 12]
+    assert window_edges(timeline, 0.3).tolist() == [0, 3, 6, 7, 10, 12]
+    assert window_edges(timeline, 4.0).tolist() == [0, 6, 12]
+    indices = [[0, 1, 2], [3, 4, 5], [6], [7, 8, 9], [10, 11]]
+    for backend in ("pyav", *(["torchcodec"] if find_spec("torchcodec") else [])):
+        windows = [
+            window
+            for read in read_windows(held_picture.path, 0.3, 9, "middle", timeout_s=60.0, backend=backend)
+            for window in read
+        ]
+        assert [window.frame_indices.tolist() for window in windows] == indices
+        spans = [(window.start_s, window.end_s) for window in windows]
+        starts = [0.0, 0.3, 5.0, 5.1, 5.4]
+        assert [start for start, _ in spans] == pytest.approx(starts, abs=2e-3)
+        assert [end for _, end in spans[:-1]] == pytest.approx(starts[1:], abs=2e-3)
+        assert 5.5 < spans[-1][1] < 5.8
+        for window in windows:
+            np.testing.assert_allclose(window.frame_times_s, held_picture.times_s[window.frame_indices], atol=2e-3)
+            grey = window.frames_uint8.mean(axis=(1, 2, 3))
+            np.testing.assert_allclose(grey, 20 * window.frame_indices, atol=4)
+
+
+def test_seconds_of_a_stretch_go_by_time_stamps(held_picture):
+    def read(start_s, end_s, num_frames=20):
+        return decode_stretch(VideoRequest("a", held_picture.path, start_s, end_s), num_frames).frame_indices.tolist()
+
+    assert read(0.2, 0.4) == [2, 3]
+    assert read(1.0, 4.0) == [5]  # held
+    assert read(4.0, 5.2) == [5, 6, 7]
+    assert read(5.2, None) == [8, 9, 10, 11]
+    assert read(None, None, num_frames=2) == [2, 8]
+    with pytest.raises(VideoDecodeError, match="before the stretch from 7 s"):
+        read(7.0, 8.0)
+    back = FrameTimeline(4, np.array([0.0, 0.1, 0.0, 0.1]), 0.2)
+    with pytest.raises(VideoDecodeError, match="go back"):
+        frames_of_stretch(VideoRequest("a", None, 0.0, 0.1), 2, back)
+    with pytest.raises(VideoDecodeError, match="go back"):
+        window_edges(back, 0.1)
 
 
 def test_windows_of_a_long_video_come_some_at_a_time_with_the_right_frames(tmp_path):
@@ -142,7 +188,11 @@ def test_a_file_whose_length_is_told_differently_is_refused(tmp_path, monkeypatc
 
     def shrinking(source, choose_frames, **options):
         reads.append(source)
-        return decode(source, lambda total, fps: choose_frames(total - len(reads) + 1, fps), **options)
+
+        def choose(timeline):
+            return choose_frames(replace(timeline, total_num_frames=timeline.total_num_frames - len(reads) + 1))
+
+        return decode(source, choose, **options)
 
     monkeypatch.setattr(video_windows, "decode_video", shrinking)
     with pytest.raises(VideoDecodeError, match=r"long\.mp4: 60 frames were found first, now 59"):

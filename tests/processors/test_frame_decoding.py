@@ -20,11 +20,11 @@ from modeling_trajtok.processors.video_sources import VideoDecodeError, VideoTim
 
 
 def only(*indices):
-    return lambda total, fps: indices
+    return lambda timeline: indices
 
 
 def middle(num_frames):
-    return lambda total, fps: sample_frame_indices(total, num_frames=num_frames, strategy="middle")
+    return lambda timeline: sample_frame_indices(timeline, num_frames=num_frames, strategy="middle")
 
 
 @pytest.fixture(params=BACKEND_ORDER)
@@ -120,11 +120,20 @@ def test_of_two_streams_the_default_one_is_read(backend, tmp_path, bars, encode_
         assert (video.source_size_hw, video.total_num_frames) == ((64, 64), 4)
 
 
-def test_variable_frame_rate_keeps_true_times(backend, tmp_path, bars, encode_clip):
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_variable_frame_rate_keeps_true_times(suffix, backend, tmp_path, bars, encode_clip):
     pts = [0, 3, 4, 30, 31, 60]
-    path = encode_clip(tmp_path / "vfr.mp4", bars(6, 64, 96), pts=pts)
+    path = encode_clip(tmp_path / f"vfr.{suffix}", bars(6, 64, 96), pts=pts)
     video = decode_video(path, only(1, 3, 5), backend=backend)
     np.testing.assert_allclose(video.frame_times_s, [0.1, 1.0, 2.0], atol=1e-3)
+    assert video.duration_s == decode_video(path).duration_s and 2 < video.duration_s < 3
+    assert video.source_fps == pytest.approx(6 / video.duration_s)
+    timelines = []
+    for name in usable_backends():
+        decode_video(path, lambda timeline: timelines.append(timeline) or [0], backend=name)
+    for timeline in timelines:
+        np.testing.assert_allclose(timeline.frame_times_s, np.array(pts) / 30, atol=1e-3)
+        assert (timeline.total_num_frames, timeline.duration_s) == (6, video.duration_s)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx", "libvpx-vp9", "mpeg4"])
