@@ -57,8 +57,8 @@ class TrajTokPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        # Transformers calls this for modules with parameters of their own only: a rule for the parameters of a module's
-        # children would never run.
+        # Transformers calls this only for modules with parameters of their own: a rule for the parameters of a
+        # module's children would never run.
         super()._init_weights(module)
         if isinstance(module, TrajTokLatents):
             init.normal_(module.weight, std=self.config.initializer_range)
