@@ -7,6 +7,7 @@ From: processors (processing_trajvlm)     To: generation, fine-tuning
 Paper: arXiv 2602.22779     Official: siglip2_trajgroup_vision_backbone.py
 """
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
@@ -612,6 +613,12 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
         if needed > config.text_config.vocab_size:
             model.resize_token_embeddings(needed)
         return model
+
+    def generate(self, *args, mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None, **kwargs):
+        """As in Transformers, which repeats features in place for several answers: those of the caller are copied."""
+        if mm_encoder_outputs is not None:
+            kwargs["mm_encoder_outputs"] = {name: copy.copy(features) for name, features in mm_encoder_outputs.items()}
+        return super().generate(*args, **kwargs)
 
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs) -> TrajVLMFeatures:
