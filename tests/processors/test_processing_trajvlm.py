@@ -141,8 +141,9 @@ def test_saved_settings_come_back(processor, tmp_path):
     assert loaded.chat_template == processor.chat_template and loaded.trajectory_model is None
 
 
-def test_without_saved_settings_none_are_guessed(processor, tmp_path):
-    """What a pipeline of Transformers saves: the parts, not the processor."""
+def test_without_saved_settings_none_are_guessed(processor, vlm_config, tmp_path):
+    """What a pipeline of Transformers saves: model and parts, not the processor."""
+    vlm_config.save_pretrained(tmp_path)
     processor.tokenizer.save_pretrained(tmp_path)
     processor.image_processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"pipe\.processor\.save_pretrained\(folder\)"):
