@@ -130,6 +130,21 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             return list(super().__call__(IndexedVideos(videos), **kwargs))
         return super().__call__((video for video in videos), **kwargs)
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save model, processor and code, so that the folder opens again, on the Hub also without this package.
+
+        Args:
+            save_directory: where to.
+            **kwargs: as in Transformers.
+        """
+        config = self.model.config
+        before = dict(vars(config))
+        super().save_pretrained(save_directory, **kwargs)
+        if "custom_pipelines" not in before:
+            # The folder needs it; a model in memory that has it would be taken for code of the Hub.
+            vars(config).pop("custom_pipelines", None)
+        self.processor.save_pretrained(save_directory)
+
     def _sanitize_parameters(
         self,
         candidate_labels=None,

@@ -1,8 +1,8 @@
 """Chat messages: conversations in whatever form become plain messages of texts, images and videos, or an error.
 
 In:   one conversation or a batch of them: dicts, data classes, Pydantic models, other objects with these attributes
-Out:  for each a list of {"role", "content"}; parts are {"type": "text", "text"}, {"type": "image", "image"} and
-      {"type": "video", "video"}, and nothing that came in is left out
+Out:  for each a list of {"role", "content"}; parts are {"type": "text", "text"}, and of type image or video with their
+      source under "image" or "video", "url", "path" or "base64", as chat templates know them; nothing is left out
 From: the user     To: processing_trajvlm
 """
 
@@ -38,6 +38,8 @@ SOURCES = {
     "image": ("image", "url", "path", "base64", "image_url"),
     "video": ("video", "url", "path", "base64", "video_url"),
 }
+# Where that source stands afterwards.
+KEPT_KEYS = {"image_url": "url", "video_url": "url"}
 FACTS = "video_metadata"
 SOUND = ("audio", "input_audio", "audio_url")
 
@@ -98,6 +100,11 @@ def image_source(image: Any) -> Any:
                 f"Got {len(image)} bytes that are no image ({error}), expected an encoded one."
             ) from error
     return image
+
+
+def has_source(part: dict) -> bool:
+    """Whether a part of `list_conversations` comes with what it shows."""
+    return any(name in part for name in (part["type"], *SOURCES.get(part["type"], ())))
 
 
 def close_name(name: Any, known: Iterable[str]) -> str:
@@ -187,7 +194,8 @@ def _visual_part(kind: str, fields: dict, where: str) -> dict:
         raise ValueError(f"{where}: names its {kind} more than once ({', '.join(given)}), expected one of them.")
     part = {"type": kind}
     for name, value in given.items():
-        part[kind] = _source(kind, name, value, where)
+        decoded = kind == "video" and name == "base64"
+        part[kind if decoded else KEPT_KEYS.get(name, name)] = _source(kind, name, value, where)
     if facts is not None:
         part[FACTS] = facts
     return part
@@ -259,4 +267,4 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-__all__ = ["close_name", "image_source", "list_conversations", "pop_video_metadata"]
+__all__ = ["close_name", "has_source", "image_source", "list_conversations", "pop_video_metadata"]

@@ -46,7 +46,13 @@ class TrajViT2Processor(ProcessorMixin):
                 )
         super().__init__(video_processor, tokenizer, **kwargs)
 
-    def __call__(self, text=None, videos=None, **kwargs) -> BatchFeature:
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in Transformers, which notes in the processor where its code lies; that belongs to the folder."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        vars(self).pop("auto_map", None)
+        return files
+
+    def __call__(self, text: str | list[str] | None = None, videos: Any = None, **kwargs) -> BatchFeature:
         """Turn videos, texts or both into tensors.
 
         Args:

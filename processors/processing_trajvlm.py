@@ -23,11 +23,11 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN as IMAGENET_MEAN
 from transformers.image_utils import IMAGENET_DEFAULT_STD as IMAGENET_STD
-from transformers.image_utils import PILImageResampling, make_flat_list_of_images
+from transformers.image_utils import ImageInput, PILImageResampling, make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessingKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .chat_messages import close_name, image_source, list_conversations, pop_video_metadata
+from .chat_messages import close_name, has_source, image_source, list_conversations, pop_video_metadata
 from .tokenizer_reference import TokenizerReference
 from .video_inputs import flatten_videos
 from .video_processing_trajtok import TrajTokVideoProcessor
@@ -177,6 +177,16 @@ class TrajVLMProcessor(ProcessorMixin):
             **own,
         )
 
+    @classmethod
+    def from_args_and_dict(cls, args, processor_dict: dict[str, Any], **kwargs):
+        """As in Transformers, which would go on with settings of its own where none were saved."""
+        if "num_trajectories" not in processor_dict and "num_trajectories" not in kwargs:
+            raise ValueError(
+                "TrajVLMProcessor found no processor_config.json with its settings, expected one beside the model. "
+                "Pipelines of Transformers do not save it: call pipe.processor.save_pretrained(folder) as well."
+            )
+        return super().from_args_and_dict(args, processor_dict, **kwargs)
+
     @property
     def trajectory_model(self) -> PreTrainedModel | None:
         """The TrajVLM that makes the tokens inside the processor; None = calls return pixels. It is not saved."""
@@ -193,7 +203,19 @@ class TrajVLMProcessor(ProcessorMixin):
             settings.pop(name, None)
         return settings
 
-    def __call__(self, images=None, text=None, videos=None, **kwargs) -> BatchFeature:
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in Transformers, which notes in the processor where its code lies; that belongs to the folder."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        vars(self).pop("auto_map", None)
+        return files
+
+    def __call__(
+        self,
+        images: ImageInput | None = None,
+        text: str | list[str] | None = None,
+        videos: Any = None,
+        **kwargs,
+    ) -> BatchFeature:
         """Turn prompts with their images and videos into tensors.
 
         Args:
@@ -270,7 +292,7 @@ class TrajVLMProcessor(ProcessorMixin):
                         '{"type": "text", "text": "Describe the video."} to its content.'
                     )
                 for part in parts:
-                    if tokenize and part["type"] not in part:
+                    if tokenize and not has_source(part):
                         raise ValueError(
                             f"Conversation {number}: got a part of type {part['type']} that names none, expected "
                             f'{{"type": "{part["type"]}", "{part["type"]}": path, URL or data}}.'
@@ -310,7 +332,8 @@ class TrajVLMProcessor(ProcessorMixin):
             if sum(wanted) != given:
                 raise ValueError(
                     f"TrajVLMProcessor got {given} {name}s for {sum(wanted)} placeholders {token} (per prompt: "
-                    f"{wanted}), expected one for each. Write prompts with apply_chat_template and "
+                    f"{wanted}): the number of {token} tokens in the prompts should be the same as the number of "
+                    f"{name}s. Write prompts with apply_chat_template and "
                     f'{{"type": "{name}"}} entries, or put {token} where a {name} belongs.'
                 )
         for sample in text:

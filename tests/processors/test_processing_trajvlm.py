@@ -141,6 +141,15 @@ def test_saved_settings_come_back(processor, tmp_path):
     assert loaded.chat_template == processor.chat_template and loaded.trajectory_model is None
 
 
+def test_without_saved_settings_none_are_guessed(processor, vlm_config, tmp_path):
+    """What a pipeline of Transformers saves: model and parts, not the processor."""
+    vlm_config.save_pretrained(tmp_path)
+    processor.tokenizer.save_pretrained(tmp_path)
+    processor.image_processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"pipe\.processor\.save_pretrained\(folder\)"):
+        TrajVLMProcessor.from_pretrained(tmp_path)
+
+
 def test_mistakes_are_named(processor, vlm_tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"got 0 videos for 1 placeholders"):
         processor(text="<|video_pad|> what is red ?")
