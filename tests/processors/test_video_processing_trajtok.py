@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
+from transformers import BertConfig, BertModel
 from transformers.video_utils import VideoMetadata
 
 from modeling_trajtok.configuration_trajtok import TrajTokConfig
@@ -595,6 +596,20 @@ def test_a_tokenizer_that_was_never_saved_cannot_be_referred_to(processor, tiny_
         processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="loaded model or the name or path"):
         processor.trajectory_tokenizer = 3
+
+
+def test_a_tokenizer_that_makes_no_tokens_or_is_not_there_is_named(processor, bars, tmp_path):
+    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
+    processor.trajectory_tokenizer = BertModel(config)
+    with pytest.raises(ValueError, match="is a BertModel, which makes no trajectory tokens; pass a TrajTokModel"):
+        processor(bars(4, 40, 30))
+    processor.trajectory_tokenizer = str(tmp_path / "gone")
+    with pytest.raises(OSError, match="gone' of the processor cannot be loaded; it must be a folder"):
+        processor(bars(4, 40, 30))
+    with pytest.raises(ValueError, match="empty name"):
+        processor.trajectory_tokenizer = ""
+    with pytest.raises(ValueError, match="trajectory_tokenizer belongs to the processor"):
+        processor(bars(4, 40, 30), trajectory_tokenizer=None)
 
 
 # --- and back --------------------------------------------------------------------------------------------------------
