@@ -89,6 +89,7 @@ def run(settings: argparse.Namespace) -> None:
         "checkpoint": maker_identity(model, settings.model),
         "processor": {name: value for name, value in processor.to_dict().items() if name not in NOT_OF_THE_PIXELS},
         "window_seconds": settings.window_seconds,
+        "windows_by": settings.window_seconds and "time stamps",
         "model_dtype": settings.model_dtype,
         "masks": settings.masks,
     }

@@ -4,15 +4,8 @@ import modeling_trajtok
 from transformers import AutoModel, AutoVideoProcessor
 """
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoModelForVideoClassification,
-    AutoProcessor,
-    AutoVideoProcessor,
-)
+import transformers
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_trajadapter import TrajAdapterConfig
@@ -45,27 +38,34 @@ from .zero_shot_video_classification import ZeroShotVideoClassificationPipeline
 
 __version__ = "0.1.0"
 
-AutoConfig.register(TrajTokConfig.model_type, TrajTokConfig)
-AutoModel.register(TrajTokConfig, TrajTokModel)
-AutoVideoProcessor.register(TrajTokConfig, TrajTokVideoProcessor)
+# The models of each family and what reads their inputs; without a processor the video processor is all.
+_FAMILIES = (
+    (TrajTokPreTrainedModel, None),
+    (TrajViT2PreTrainedModel, TrajViT2Processor),
+    (TrajVLMPreTrainedModel, TrajVLMProcessor),
+    (TrajAdapterPreTrainedModel, None),
+)
 
-AutoConfig.register(TrajViT2Config.model_type, TrajViT2Config)
-AutoModel.register(TrajViT2Config, TrajViT2Model)
-AutoModelForVideoClassification.register(TrajViT2Config, TrajViT2ForVideoClassification)
-AutoVideoProcessor.register(TrajViT2Config, TrajTokVideoProcessor)
-AutoProcessor.register(TrajViT2Config, TrajViT2Processor)
 
-AutoConfig.register(TrajVLMConfig.model_type, TrajVLMConfig)
-AutoModel.register(TrajVLMConfig, TrajVLMModel)
-AutoModelForImageTextToText.register(TrajVLMConfig, TrajVLMForConditionalGeneration)
-AutoModelForMultimodalLM.register(TrajVLMConfig, TrajVLMForConditionalGeneration)
-AutoVideoProcessor.register(TrajVLMConfig, TrajTokVideoProcessor)
-AutoProcessor.register(TrajVLMConfig, TrajVLMProcessor)
+def _register(family: type, processor: type | None) -> None:
+    """Make the Auto classes know a family, here and, with the code that is saved beside weights, on the Hub."""
+    config = family.config_class
+    AutoConfig.register(config.model_type, config)
+    config.register_for_auto_class()
+    for auto_class, names in family.auto_classes.items():
+        models = tuple(globals()[name] for name in names)
+        getattr(transformers, auto_class).register(config, models if len(models) > 1 else models[0])
+        for model in models:
+            model.register_for_auto_class(auto_class)
+    AutoVideoProcessor.register(config, TrajTokVideoProcessor)
+    if processor is not None:
+        AutoProcessor.register(config, processor)
+        processor.register_for_auto_class()
 
-AutoConfig.register(TrajAdapterConfig.model_type, TrajAdapterConfig)
-AutoModel.register(TrajAdapterConfig, TrajAdapterModel)
-AutoModelForVideoClassification.register(TrajAdapterConfig, TrajAdapterForVideoClassification)
-AutoVideoProcessor.register(TrajAdapterConfig, TrajTokVideoProcessor)
+
+for _family, _processor in _FAMILIES:
+    _register(_family, _processor)
+TrajTokVideoProcessor.register_for_auto_class()
 
 PIPELINE_REGISTRY.register_pipeline(
     "zero-shot-video-classification",
@@ -73,22 +73,6 @@ PIPELINE_REGISTRY.register_pipeline(
     pt_model=AutoModel,
     type="multimodal",
 )
-
-# With these, save_pretrained writes the code beside the weights, for `trust_remote_code=True` without this package.
-TrajTokConfig.register_for_auto_class()
-TrajTokModel.register_for_auto_class("AutoModel")
-TrajTokVideoProcessor.register_for_auto_class()
-TrajViT2Config.register_for_auto_class()
-TrajViT2Model.register_for_auto_class("AutoModel")
-TrajViT2ForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
-TrajViT2Processor.register_for_auto_class()
-TrajAdapterConfig.register_for_auto_class()
-TrajAdapterModel.register_for_auto_class("AutoModel")
-TrajAdapterForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
-TrajVLMConfig.register_for_auto_class()
-TrajVLMModel.register_for_auto_class("AutoModel")
-TrajVLMForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
-TrajVLMProcessor.register_for_auto_class()
 
 __all__ = [
     "TrajAdapterClassifierOutput",

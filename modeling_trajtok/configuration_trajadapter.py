@@ -43,7 +43,9 @@ class TrajAdapterConfig(CheckedConfig):
     """
 
     model_type = "trajadapter"
-    keys_to_ignore_at_inference: ClassVar = ["hidden_states", "token_valid", "trajectory_ids"]
+    keys_to_ignore_at_inference: ClassVar = [
+        "last_hidden_state", "hidden_states", "attentions", "token_valid", "trajectory_ids"
+    ]  # fmt: skip
     sub_configs_defaults: ClassVar = {
         "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2"),
         "trajtok_config": SubConfigSpec(config_class=TrajTokConfig),

@@ -84,7 +84,8 @@ class TrajViT2Config(CheckedConfig):
 
     model_type = "trajvit2"
     keys_to_ignore_at_inference: ClassVar = [
-        "hidden_states", "token_valid", "trajectory_ids", "video_model_output", "text_model_output"
+        "last_hidden_state", "hidden_states", "attentions", "token_valid", "trajectory_ids", "video_model_output",
+        "text_model_output", "contrastive_loss", "segmentation_loss",
     ]  # fmt: skip
     sub_configs_defaults: ClassVar = {
         "trajtok_config": SubConfigSpec(config_class=TrajTokConfig),

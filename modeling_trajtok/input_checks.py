@@ -2,7 +2,7 @@
 
 In:   tensors as callers give them
 Out:  a boolean mask, or a ValueError
-To:   modeling_trajtok, modeling_trajadapter
+To:   modeling_trajtok, modeling_trajvit2, modeling_trajadapter
 """
 
 import inspect
@@ -17,6 +17,39 @@ def check_keywords(model: nn.Module, unknown: dict) -> None:
     """Keywords that a model's ``forward`` does not know must not look like those that it knows."""
     if unknown:
         reject_misspelt(f"{type(model).__name__}.forward", unknown, inspect.signature(model.forward).parameters)
+
+
+def check_task_keywords(model: nn.Module, part: nn.Module, unknown: dict) -> None:
+    """As `check_keywords`, for a model that passes what it does not know itself on to a part of it."""
+    known = {*inspect.signature(model.forward).parameters, *inspect.signature(part.forward).parameters}
+    reject_misspelt(f"{type(model).__name__}.forward", set(unknown) - known, known)
+
+
+def check_targets(owner: str, target_trajectory_ids: Tensor | None, inputs: dict) -> dict:
+    """The keywords for a TrajTok, in which what it should find has the name that it has there.
+
+    Raises:
+        ValueError: if it was given under both names.
+    """
+    if target_trajectory_ids is None:
+        return inputs
+    if inputs.get("trajectory_labels") is not None:
+        raise ValueError(
+            f"{owner} got target_trajectory_ids and trajectory_labels, expected one of them: they are two names of "
+            "the same."
+        )
+    return {**inputs, "trajectory_labels": target_trajectory_ids}
+
+
+def check_pixel_names(owner: str, pixel_values_videos: Tensor | None, pixel_values: Tensor | None) -> Tensor | None:
+    """Pixels under either of the names that classifiers of videos have for them.
+
+    Raises:
+        ValueError: if they were given under both names.
+    """
+    if pixel_values is not None and pixel_values_videos is not None:
+        raise ValueError(f"{owner} got pixel_values_videos and pixel_values, expected one of them.")
+    return pixel_values_videos if pixel_values is None else pixel_values
 
 
 def check_pixels(owner: str, pixel_values_videos: Tensor) -> None:

@@ -13,45 +13,113 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ImageProcessingMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Chunk, WeightConverter
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .auto_classes import FamilyAutoClasses
 from .configuration_trajadapter import TrajAdapterConfig
+from .gradient_paths import check_gradients_of_segmenter, warn_of_missing_gradients
 from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask
-from .input_checks import check_frame_valid, check_keywords, check_pixels
+from .input_checks import (
+    check_frame_valid,
+    check_keywords,
+    check_pixel_names,
+    check_pixels,
+    check_targets,
+    check_task_keywords,
+)
 from .modeling_trajtok import TrajTokModel, copy_segmenter
 from .outputs_trajtok import TrajAdapterClassifierOutput, TrajAdapterOutput
-from .patch_backbone import PatchBackbone, load_vision_model, vision_config_of
+from .patch_backbone import UNUSED_PARTS, PatchBackbone, load_vision_model, vision_config_of
+from .perceiver_trajtok import checkpoint_input, eager_attention_forward
 
 logger = logging.get_logger(__name__)
 
 
-class TrajAdapterPooler(nn.Module):
+class TrajAdapterProjection(nn.Linear):
+    """What turns queries and tokens into what attention compares; a class of its own for its initial weights."""
+
+
+class TrajAdapterAttention(nn.Module):
+    """Queries (B, M, D) read tokens (B, S, D).
+
+    Every projection is a module that is called, so that adapters and quantisation act on it. ``config`` is read for
+    the attention implementation only.
+    """
+
+    def __init__(self, config, *, width: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.scaling = (width // num_heads) ** -0.5
+        self.q_proj = TrajAdapterProjection(width, width)
+        self.k_proj = TrajAdapterProjection(width, width)
+        self.v_proj = TrajAdapterProjection(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def _heads(self, states: Tensor) -> Tensor:
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(self, queries: Tensor, tokens: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What each query reads (B, M, D), and how much of each token (B, heads, M, S) where the backend tells it.
+
+        Args:
+            queries: (B, M, D).
+            tokens: (B, S, D).
+            valid: (B, S), False for tokens that are not read; None if all are.
+        """
+        mask = None
+        if valid is not None:
+            mask = create_bidirectional_mask(
+                config=self.config, inputs_embeds=queries, attention_mask=valid, encoder_hidden_states=tokens
+            )
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        read, weights = attention(
+            self,
+            self._heads(self.q_proj(queries)),
+            self._heads(self.k_proj(tokens)),
+            self._heads(self.v_proj(tokens)),
+            attention_mask=mask,
+            scaling=self.scaling,
+            is_causal=False,
+        )
+        return self.out_proj(read.flatten(2)), weights
+
+
+class TrajAdapterPooler(GradientCheckpointingLayer):
     """Attentive pooling: one learnt query reads all tokens, then an MLP: (B, S, D) -> (B, D)."""
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: int):
+    def __init__(self, config, *, width: int, num_heads: int, mlp_ratio: int):
         super().__init__()
         self.query = nn.Parameter(torch.empty(1, 1, width))
         self.norm = nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, num_heads, batch_first=True)
+        self.attention = TrajAdapterAttention(config, width=width, num_heads=num_heads)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
 
-    def forward(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
         """Tokens (B, S, D), of which those that are not valid (B, S) are not read."""
-        tokens = self.norm(tokens)
-        ignored = None if valid is None else ~valid
-        query = self.query.expand(len(tokens), -1, -1)
-        pooled = query + self.attention(query, tokens, tokens, key_padding_mask=ignored, need_weights=False)[0]
+        query = self.query.expand(tokens.shape[0], -1, -1)
+        pooled = query + self.attention(query, self.norm(tokens), valid)[0]
         return (pooled + self.mlp(self.mlp_norm(pooled)))[:, 0]
 
 
-class TrajAdapterPreTrainedModel(PreTrainedModel):
+class TrajAdapterPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
     """What the TrajAdapter models share."""
 
     config: TrajAdapterConfig
     config_class = TrajAdapterConfig
+    auto_classes = {  # noqa: RUF012
+        "AutoModel": ("TrajAdapterModel",),
+        "AutoModelForVideoClassification": ("TrajAdapterForVideoClassification",),
+    }
     base_model_prefix = "adapter"
+    _keys_to_ignore_on_load_unexpected = tuple(rf"backbone\.model\.{name}\." for name in UNUSED_PARTS)
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
@@ -67,18 +135,40 @@ class TrajAdapterPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, TrajAdapterPooler):
             init.normal_(module.query, std=self.config.initializer_range)
-            init.xavier_uniform_(module.attention.in_proj_weight)
-            init.zeros_(module.attention.in_proj_bias)
+        elif isinstance(module, TrajAdapterProjection):
+            # Xavier's range for one matrix that gives queries, keys and values together.
+            init.xavier_uniform_(module.weight, gain=0.5**0.5)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """As in Transformers; then the frozen weights come from ``config.backbone_checkpoint``, if there is one."""
         loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        adapter = next(module for module in model.modules() if isinstance(module, TrajAdapterModel))
+        adapter = (loaded[0] if isinstance(loaded, tuple) else loaded)._adapter()
         adapter.load_backbone()
         adapter.freeze()
         return loaded
+
+    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
+        """As in Transformers, in the present format of the weights.
+
+        A backbone that ``config.backbone_checkpoint`` names is left out, unless its weights are no longer those of
+        that checkpoint, because it was trained or adapters were merged into it: then it is saved with the adapter,
+        which from then on refers to no checkpoint.
+        """
+        adapter = self._adapter()
+        if not getattr(self, "_hf_peft_config_loaded", False) and adapter.backbone_differs_from_checkpoint():
+            logger.warning(
+                f"The backbone's weights are no longer those of {self.config.backbone_checkpoint}. They are saved "
+                "with the adapter, which does not refer to that checkpoint any more."
+            )
+            self.config.backbone_checkpoint = self.config.backbone_revision = None
+            for model in (self, adapter):
+                model._keys_to_ignore_on_save = set()
+                model._keys_to_ignore_on_load_missing = set()
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+    def _adapter(self) -> "TrajAdapterModel":
+        return next(module for module in self.modules() if isinstance(module, TrajAdapterModel))
 
     @classmethod
     def from_components(cls, *, backbone, trajtok=None, **settings):
@@ -105,7 +195,7 @@ class TrajAdapterPreTrainedModel(PreTrainedModel):
         config = TrajAdapterConfig(backbone_config=vision_config_of(model.config).to_dict(), **settings)
         built = cls(config)
         adapter = getattr(built, "adapter", built)
-        adapter.backbone.model.load_state_dict(model.state_dict())
+        adapter.backbone.load(model.state_dict())
         if trajtok is not None and adapter.trajtok is not None:
             copy_segmenter(trajtok, adapter.trajtok)
         return built
@@ -122,7 +212,9 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             self._warn_of_no_gradient()
         width = self.feature_size
         self.pooler = (
-            TrajAdapterPooler(width, config.num_pooler_heads, config.pooler_mlp_ratio)
+            TrajAdapterPooler(
+                config, width=width, num_heads=config.num_pooler_heads, mlp_ratio=config.pooler_mlp_ratio
+            )
             if config.probe in ("trajectories", "attentive")
             else None
         )
@@ -132,6 +224,14 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             self._keys_to_ignore_on_load_missing = {r"^backbone\."}
         self.post_init()
         self.freeze()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's embeddings of patches."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the backbone's embeddings of patches."""
+        self.backbone.set_input_embeddings(value)
 
     def _warn_of_no_gradient(self) -> None:
         trajtok = self.config.trajtok_config
@@ -160,7 +260,15 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
                 f"TrajAdapter cannot load its frozen backbone {config.backbone_checkpoint!r}: {error} Set "
                 "config.backbone_checkpoint to where it is."
             ) from error
-        self.backbone.model.load_state_dict(model.state_dict())
+        self.backbone.load(model.state_dict())
+
+    def backbone_differs_from_checkpoint(self) -> bool:
+        """Are the backbone's weights others than those of the checkpoint that the configuration names?"""
+        config = self.config
+        if config.backbone_checkpoint is None or self.backbone.is_as_loaded():
+            return False
+        model = load_vision_model(config.backbone_checkpoint, config.backbone_revision, self.dtype)
+        return not self.backbone.has_weights(model.state_dict())
 
     def freeze(self) -> None:
         """Freeze the backbone and, unless the task trains it, the segmenter."""
@@ -177,6 +285,8 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         trajectory_labels: Tensor | None = None,
         trajectory_embeds: Tensor | None = None,
         token_valid: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> TrajAdapterOutput:
         """Pool clips, or trajectory tokens of this adapter that were made before.
@@ -188,6 +298,8 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             trajectory_labels: (B, T, h, w) at any resolution, -1 = ignore: adds the segmentation loss.
             trajectory_embeds: (B, K*L, D) tokens, instead of pixels.
             token_valid: (B, K*L) of ``trajectory_embeds``.
+            output_hidden_states: also return the states of the backbone's layers.
+            output_attentions: also return its attention weights ("eager" attention tells them).
             **kwargs: accepted for callers that pass the keywords of other models; misspelt ones are errors.
 
         Returns:
@@ -199,15 +311,32 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         check_keywords(self, kwargs)
         if trajectory_embeds is not None:
             self._check_tokens(trajectory_embeds, pixel_values_videos)
+            if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                warn_of_missing_gradients(
+                    "TrajAdapter",
+                    {"backbone": self.backbone, "trajtok": self.trajtok},
+                    "trajectory_embeds were made before. Freeze them, or pass pixels.",
+                )
             return self._pool(trajectory_embeds.to(self.norm.weight.dtype), token_valid)
         if pixel_values_videos is None:
             raise ValueError("TrajAdapterModel got no input, expected pixel_values_videos or trajectory_embeds.")
         check_pixels("TrajAdapterModel", pixel_values_videos)
         frame_valid = check_frame_valid("TrajAdapterModel", frame_valid, *pixel_values_videos.shape[:2])
         pixels, frame_valid = self._pad(pixel_values_videos, frame_valid)
-        features = self.backbone(pixels, frame_valid)
+        asked = {"hidden_states": output_hidden_states, "attentions": output_attentions}
+        features = self.backbone(
+            pixels,
+            frame_valid,
+            [
+                name
+                for name, wanted in asked.items()
+                if (getattr(self.config, f"output_{name}", False) if wanted is None else wanted)
+            ],
+        )
         if self.trajtok is None:
-            return self._pool_patches(features.patches, features.cls, features.grid, frame_valid)
+            output = self._pool_patches(features.patches, features.cls, features.grid, frame_valid)
+            output.update(features.records)
+            return output
         if trajectory_labels is not None:
             if trajectory_labels.shape[1] != pixel_values_videos.shape[1]:
                 raise ValueError(
@@ -223,10 +352,20 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             patch_grid=features.grid,
             trajectory_ids=trajectory_ids,
             trajectory_labels=trajectory_labels,
+            return_dict=True,
+        )
+        check_gradients_of_segmenter(
+            "TrajAdapter",
+            self.trajtok,
+            masks=tokenized.loss is not None,
+            high_res=tokenized.assignment_logits_high_res is not None,
+            ids=trajectory_ids is not None,
+            own_features=False,
         )
         output = self._pool(tokenized.trajectory_embeds, tokenized.token_valid)
         output.trajectory_ids = tokenized.trajectory_ids
         output.segmentation_loss = tokenized.loss
+        output.update(features.records)
         return output
 
     def _pad(self, pixels: Tensor, frame_valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -242,6 +381,8 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         return pixels[torch.arange(len(pixels), device=pixels.device).unsqueeze(1), frames], frame_valid
 
     def _pool(self, tokens: Tensor, valid: Tensor | None) -> TrajAdapterOutput:
+        if self.pooler.gradient_checkpointing and self.training:
+            tokens = checkpoint_input(self.pooler, tokens)
         pooled = self.norm(self.pooler(tokens, valid))
         return TrajAdapterOutput(last_hidden_state=tokens, pooler_output=pooled, token_valid=valid)
 
@@ -279,12 +420,24 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             )
 
 
-class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
-    """`TrajAdapterModel` with a linear classifier.
+# Folders whose pooling holds queries, keys and values in one matrix (``attention.in_proj_weight``) are read as well.
+# Registered for the class, not for its type: PEFT would apply what is registered for a type to adapters.
+register_checkpoint_conversion_mapping(
+    "TrajAdapterModel",
+    [
+        WeightConverter(
+            source_patterns=f"pooler.attention.in_proj_{kind}",
+            target_patterns=[f"pooler.attention.{name}_proj.{kind}" for name in "qkv"],
+            operations=[Chunk(dim=0)],
+        )
+        for kind in ("weight", "bias")
+    ],
+    overwrite=True,
+)
 
-    For a loss in evaluation `Trainer` needs ``TrainingArguments(label_names=["labels"])``: it would wait for
-    ``trajectory_labels`` as well.
-    """
+
+class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
+    """`TrajAdapterModel` with a linear classifier."""
 
     def __init__(self, config: TrajAdapterConfig):
         super().__init__(config)
@@ -293,16 +446,27 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
         self.classifier = nn.Linear(self.adapter.feature_size, config.num_labels)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's embeddings of patches."""
+        return self.adapter.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the backbone's embeddings of patches."""
+        self.adapter.set_input_embeddings(value)
+
     @can_return_tuple
     def forward(
         self,
         pixel_values_videos: Tensor | None = None,
         frame_valid: Tensor | None = None,
         trajectory_ids: Tensor | None = None,
-        trajectory_labels: Tensor | None = None,
+        target_trajectory_ids: Tensor | None = None,
         trajectory_embeds: Tensor | None = None,
         token_valid: Tensor | None = None,
         labels: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> TrajAdapterClassifierOutput:
         """Classify clips.
@@ -311,25 +475,32 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
             pixel_values_videos: as the others, see `TrajAdapterModel.forward`.
             frame_valid: see there.
             trajectory_ids: see there.
-            trajectory_labels: see there.
+            target_trajectory_ids: what the segmenter should find, there called ``trajectory_labels``, as callers may
+                here; but `Trainer` takes arguments of such names for what evaluation cannot do without.
             trajectory_embeds: see there.
             token_valid: see there.
             labels: (B,) classes, (B, num_labels) for several at once, or (B,) numbers for regression, as
                 ``config.problem_type`` says.
+            pixel_values: what VideoMAE and code written for it call ``pixel_values_videos``.
+            output_hidden_states: also return the states of the backbone's layers.
+            output_attentions: also return its attention weights ("eager" attention tells them).
             **kwargs: accepted for callers that pass the keywords of other models; misspelt ones are errors.
 
         Returns:
             `TrajAdapterClassifierOutput`.
         """
+        pixel_values_videos = check_pixel_names(type(self).__name__, pixel_values_videos, pixel_values)
+        check_task_keywords(self, self.adapter, kwargs)
         output = self.adapter(
             pixel_values_videos,
             frame_valid,
             trajectory_ids,
-            trajectory_labels,
-            trajectory_embeds,
-            token_valid,
+            trajectory_embeds=trajectory_embeds,
+            token_valid=token_valid,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             return_dict=True,
-            **kwargs,
+            **check_targets(type(self).__name__, target_trajectory_ids, kwargs),
         )
         logits = self.classifier(output.pooler_output)
         loss = None
@@ -340,7 +511,9 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
         return TrajAdapterClassifierOutput(
             loss=loss,
             logits=logits,
-            hidden_states=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            last_hidden_state=output.last_hidden_state,
             token_valid=output.token_valid,
             trajectory_ids=output.trajectory_ids,
         )

@@ -17,14 +17,15 @@ from transformers import initialization as init
 from transformers.models.dinov3_convnext.modeling_dinov3_convnext import DINOv3ConvNextLayer
 from transformers.utils import can_return_tuple
 
+from .auto_classes import FamilyAutoClasses
 from .configuration_trajtok import TrajTokConfig
-from .encoder_trajtok import TrajTokEncoder, TrajTokTrackEmbedding
+from .encoder_trajtok import TrajTokEncoder, TrajTokGainLinear
 from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask, pool_frames, resize_ids, resize_patches
 from .input_checks import check_frame_valid, check_keywords, check_pixels
 from .losses_trajtok import SegmentationLoss, patch_label_masks, segmentation_loss
 from .outputs_trajtok import TrajTokOutput
-from .perceiver_trajtok import PatchBlocks, read_last_patches
-from .segmenter_trajtok import TrajTokAssignment, TrajTokLatents, TrajTokSegmenter
+from .perceiver_trajtok import BlockLayout, PatchBlocks, read_last_patches
+from .segmenter_trajtok import ChannelNorm, TrajTokAssignment, TrajTokLatents, TrajTokSegmenter
 
 
 class Segmentation(NamedTuple):
@@ -36,11 +37,12 @@ class Segmentation(NamedTuple):
     auxiliary_queries: tuple[Tensor, ...]
 
 
-class TrajTokPreTrainedModel(PreTrainedModel):
+class TrajTokPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
     """Weights, initialisation and input handling that the TrajTok models share."""
 
     config: TrajTokConfig
     config_class = TrajTokConfig
+    auto_classes = {"AutoModel": ("TrajTokModel", "TrajTokSegmenterModel")}  # noqa: RUF012 - read by Auto classes
     base_model_prefix = ""
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
@@ -55,6 +57,8 @@ class TrajTokPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
+        # Transformers calls this for modules with parameters of their own only: a rule for the parameters of a
+        # module's children would never run.
         super()._init_weights(module)
         if isinstance(module, TrajTokLatents):
             init.normal_(module.weight, std=self.config.initializer_range)
@@ -63,15 +67,19 @@ class TrajTokPreTrainedModel(PreTrainedModel):
             init.constant_(module.log_scale, math.log(math.expm1(self.config.initial_logit_scale - 1.0)))
         elif isinstance(module, DINOv3ConvNextLayer):
             init.constant_(module.gamma, self.config.backbone_config.layer_scale_init_value)
-        elif isinstance(module, TrajTokTrackEmbedding):
-            for projection in (module.up_proj, module.down_proj):
-                # As large as the tokens that they are added to.
-                init.normal_(projection.weight, std=(2.0 / projection.in_features) ** 0.5)
+        elif isinstance(module, TrajTokGainLinear):
+            init.normal_(module.weight, std=(2.0 / module.in_features) ** 0.5)
+        elif isinstance(module, ChannelNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, TrajTokEncoder) and module.latents is not None:
             init.normal_(module.latents, std=self.config.initializer_range)
 
     def _frames_per_block(self, batch: int, grid: GridSize) -> int:
-        """Inference bounds its memory by working on blocks of frames; training and tracing see the clip at once."""
+        """Inference bounds its memory by working on blocks of frames; training and tracing see the clip at once.
+
+        A loop over blocks would be unrolled in a traced graph, which would then serve clips of one length only.
+        """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return grid.t
         return max(1, self.config.frames_per_block // batch)
@@ -410,7 +418,7 @@ class TrajTokModel(TrajTokPreTrainedModel):
                 progress(last - first)
             return features
 
-        blocks = PatchBlocks(read, 1, grid, self.config.frames_per_block)
+        blocks = PatchBlocks(read, BlockLayout(1, grid, self.config.frames_per_block))
         if feature_cache == "half":
             stored = torch.empty(
                 1, grid.num_patches, self.config.hidden_size, dtype=torch.bfloat16, device=first_frame.device

@@ -7,7 +7,12 @@ L tokens per trajectory, D width.
 from dataclasses import dataclass
 
 from torch import BoolTensor, FloatTensor, LongTensor
-from transformers.cache_utils import Cache
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+    ImageClassifierOutput,
+)
 from transformers.utils import ModelOutput
 
 
@@ -44,12 +49,16 @@ class TrajTokOutput(ModelOutput):
 
 
 @dataclass
-class TrajViT2VideoOutput(ModelOutput):
+class TrajViT2VideoOutput(BaseModelOutputWithPooling):
     """Output of the video tower; what was not computed is None.
 
     Attributes:
         last_hidden_state: (B, 1 + K*L, D) normed states of CLS and of the trajectory tokens.
         pooler_output: (B, D) that of CLS; from `TrajViT2Model.get_video_features` (B, E), projected, of length 1.
+        hidden_states: what the first layer of the transformer reads and what each layer gives, (B, 1 + K*L, D) each,
+            when ``output_hidden_states=True``.
+        attentions: attention weights of each layer, (B, heads, 1 + K*L, 1 + K*L) each, when
+            ``output_attentions=True`` and the attention implementation tells them ("eager").
         trajectory_features: (B, K*L, E) trajectory tokens in the space of texts, of length 1, when
             ``output_trajectory_features=True``.
         token_valid: (B, K*L), True where the token's trajectory owns at least one patch.
@@ -57,8 +66,6 @@ class TrajViT2VideoOutput(ModelOutput):
         trajtok_output: all that the tokenizer gave; None when ``trajectory_embeds`` were given.
     """
 
-    last_hidden_state: FloatTensor | None = None
-    pooler_output: FloatTensor | None = None
     trajectory_features: FloatTensor | None = None
     token_valid: BoolTensor | None = None
     trajectory_ids: LongTensor | None = None
@@ -93,58 +100,61 @@ class TrajViT2Output(ModelOutput):
 
 
 @dataclass
-class TrajViT2ClassifierOutput(ModelOutput):
+class TrajViT2ClassifierOutput(ImageClassifierOutput):
     """Output of `TrajViT2ForVideoClassification`; what was not computed is None.
 
     Attributes:
         loss: scalar, when ``labels`` were given.
         logits: (B, num_labels).
-        hidden_states: (B, 1 + K*L, D) states of CLS and of the trajectory tokens.
+        hidden_states: as in `TrajViT2VideoOutput`.
+        attentions: as in `TrajViT2VideoOutput`.
+        last_hidden_state: (B, 1 + K*L, D) normed states of CLS and of the trajectory tokens.
         token_valid: (B, K*L), True where the token's trajectory owns at least one patch.
         trajectory_ids: (B, T, H, W) trajectory of each patch, -1 in padded frames.
     """
 
-    loss: FloatTensor | None = None
-    logits: FloatTensor | None = None
-    hidden_states: FloatTensor | None = None
+    last_hidden_state: FloatTensor | None = None
     token_valid: BoolTensor | None = None
     trajectory_ids: LongTensor | None = None
 
 
 @dataclass
-class TrajAdapterOutput(ModelOutput):
+class TrajAdapterOutput(BaseModelOutputWithPooling):
     """Output of `TrajAdapterModel`; what was not computed is None.
 
     Attributes:
         last_hidden_state: (B, K*L, D) trajectory tokens; of other probes the backbone's patch features (B, N, D).
         pooler_output: (B, D) what is classified.
+        hidden_states: the states of the backbone in front of and after each of its layers, as it gives them: one row
+            for each of its calls (a frame, or the frames that a video model reads at a time), when
+            ``output_hidden_states=True``.
+        attentions: its attention weights, in the same order, when ``output_attentions=True`` and its attention
+            implementation tells them ("eager").
         token_valid: (B, K*L) or (B, N), False for trajectories without patches and for padded frames.
         trajectory_ids: (B, T, H, W) trajectory of each patch of the segmenter, -1 in padded frames.
         segmentation_loss: scalar, when ``trajectory_labels`` were given.
     """
 
-    last_hidden_state: FloatTensor | None = None
-    pooler_output: FloatTensor | None = None
     token_valid: BoolTensor | None = None
     trajectory_ids: LongTensor | None = None
     segmentation_loss: FloatTensor | None = None
 
 
 @dataclass
-class TrajAdapterClassifierOutput(ModelOutput):
+class TrajAdapterClassifierOutput(ImageClassifierOutput):
     """Output of `TrajAdapterForVideoClassification`; what was not computed is None.
 
     Attributes:
         loss: scalar, when ``labels`` were given.
         logits: (B, num_labels).
-        hidden_states: (B, K*L, D) trajectory tokens; of other probes the backbone's patch features (B, N, D).
+        hidden_states: as in `TrajAdapterOutput`.
+        attentions: as in `TrajAdapterOutput`.
+        last_hidden_state: (B, K*L, D) trajectory tokens; of other probes the backbone's patch features (B, N, D).
         token_valid: (B, K*L) or (B, N), False for trajectories without patches and for padded frames.
         trajectory_ids: (B, T, H, W) trajectory of each patch of the segmenter, -1 in padded frames.
     """
 
-    loss: FloatTensor | None = None
-    logits: FloatTensor | None = None
-    hidden_states: FloatTensor | None = None
+    last_hidden_state: FloatTensor | None = None
     token_valid: BoolTensor | None = None
     trajectory_ids: LongTensor | None = None
 
@@ -169,59 +179,71 @@ class TrajVLMGroupingOutput(ModelOutput):
 
 
 @dataclass
-class TrajVLMFeatures(ModelOutput):
+class TrajVLMFeatures(BaseModelOutputWithPooling):
     """Trajectory tokens of B images or videos, cut into C chunks in all; d is the language model's width.
+
+    What the layers of the vision tower gave is there on request (``output_hidden_states``, ``output_attentions``): for
+    each of the F frames of all chunks, the repeated last frames of a video included; of a TrajViT2 for each chunk.
 
     Attributes:
         last_hidden_state: (C, K, D_vision) pooled patches of each chunk's trajectories, in the order of the videos.
         pooler_output: B tensors (n_b, d): what the language model reads, chunk after chunk.
+        hidden_states: of each layer (F, n, D_vision) for the n patches of a frame, or (C, 1 + K*L, D_vision).
+        attentions: of each layer (F, heads, n, n), or (C, heads, 1 + K*L, 1 + K*L).
         token_chunks: B tensors (n_b,), the chunk of its video that a token stands for.
         token_trajectories: B tensors (n_b,), the trajectory in 0 ... K-1 of that chunk.
         trajectory_ids: B tensors (T_b, H, W) of valid frames: trajectory of each patch on the segmenter's grid.
     """
 
-    last_hidden_state: FloatTensor | None = None
     pooler_output: list[FloatTensor] | None = None
     token_chunks: list[LongTensor] | None = None
     token_trajectories: list[LongTensor] | None = None
     trajectory_ids: list[LongTensor] | None = None
 
 
+class EncodedMedia:
+    """What the outputs of the TrajVLM models tell of the images and videos that they read."""
+
+    image_outputs: TrajVLMFeatures | None
+    video_outputs: TrajVLMFeatures | None
+
+    @property
+    def mm_encoder_outputs(self) -> dict[str, TrajVLMFeatures] | None:
+        """The features under "image" and "video", as `forward` and `generate` take them; None if there are none."""
+        encoded = {"image": self.image_outputs, "video": self.video_outputs}
+        return {name: features for name, features in encoded.items() if features is not None} or None
+
+
 @dataclass
-class TrajVLMModelOutput(ModelOutput):
+class TrajVLMModelOutput(EncodedMedia, BaseModelOutputWithPast):
     """Output of `TrajVLMModel`; what was not computed is None.
 
     Attributes:
         last_hidden_state: (B, S, d) states of the language model.
-        past_key_values: its cache.
+        cache: its cache; ``past_key_values`` before Transformers 5.24.
         hidden_states: its states after each layer.
         attentions: its attention weights.
-        mm_encoder_outputs: `TrajVLMFeatures` under "image" and "video".
+        image_outputs: `TrajVLMFeatures` of the images.
+        video_outputs: `TrajVLMFeatures` of the videos.
     """
 
-    last_hidden_state: FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[FloatTensor, ...] | None = None
-    attentions: tuple[FloatTensor, ...] | None = None
-    mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None
+    image_outputs: TrajVLMFeatures | None = None
+    video_outputs: TrajVLMFeatures | None = None
 
 
 @dataclass
-class TrajVLMOutput(ModelOutput):
+class TrajVLMOutput(EncodedMedia, CausalLMOutputWithPast):
     """Output of `TrajVLMForConditionalGeneration`; what was not computed is None.
 
     Attributes:
         loss: scalar, when ``labels`` were given.
         logits: (B, S, vocabulary).
-        past_key_values: cache of the language model.
+        cache: cache of the language model; ``past_key_values`` before Transformers 5.24.
         hidden_states: its states after each layer.
         attentions: its attention weights.
-        mm_encoder_outputs: `TrajVLMFeatures` under "image" and "video".
+        image_outputs: `TrajVLMFeatures` of the images.
+        video_outputs: `TrajVLMFeatures` of the videos.
     """
 
-    loss: FloatTensor | None = None
-    logits: FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[FloatTensor, ...] | None = None
-    attentions: tuple[FloatTensor, ...] | None = None
-    mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None
+    image_outputs: TrajVLMFeatures | None = None
+    video_outputs: TrajVLMFeatures | None = None

@@ -9,7 +9,8 @@ patches (CLS, registers: they stand in front), and of a video model the order is
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.utils import ModelOutput
 
+from .configuration_trajadapter import TrajAdapterConfig
 from .grid_ops import GridSize
 
 # Frames that go through an image model at a time at inference.
@@ -28,14 +31,25 @@ MOST_PREFIX_TOKENS = 16
 # Patch sides and strides that are tried for a model whose configuration names none.
 PATCH_SIDES_PX = (4, 8, 14, 16, 18, 32, 64)
 MOST_STAGES = 5
+# Children of a model that only work on the features that it gives, or predict others from them.
+UNUSED_PARTS = ("pooler", "head", "predictor")
 
 
 class PatchFeatures(NamedTuple):
-    """Patch features (B, N, D), their grid, and the states (B, D) of CLS, averaged over calls; None without CLS."""
+    """What a backbone gives for clips.
+
+    Attributes:
+        patches: (B, N, D) features.
+        grid: of the N patches.
+        cls: (B, D) states of CLS, averaged over calls; None without CLS.
+        records: what else was asked for, under "hidden_states" and "attentions": a tensor for each layer, with a row
+            for each call.
+    """
 
     patches: Tensor
     grid: GridSize
     cls: Tensor | None
+    records: Mapping[str, tuple[Tensor, ...]] = MappingProxyType({})
 
 
 class PatchLayout(NamedTuple):
@@ -80,6 +94,17 @@ def flat_patches(images: Tensor, side_px: int) -> dict[str, Tensor]:
     }
 
 
+def tokens_of(states: Tensor) -> Tensor:
+    """States (C, S, D), or (C, D, H, W) of a convolutional model, as tokens (C, S, D)."""
+    return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+
+
+def all_trained(module: nn.Module) -> bool:
+    """Whether a module has parameters, and all of them ask for a gradient."""
+    asked = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(asked) and all(asked)
+
+
 def vision_config_of(config):
     """The configuration of the vision tower, of a model of images and text; otherwise the same."""
     return getattr(config, "vision_config", None) or config
@@ -107,28 +132,102 @@ def load_vision_model(name: str, revision: str | None = None, dtype: torch.dtype
     return model
 
 
-class PatchBackbone(nn.Module):
-    """A frozen vision or video model that gives patch features.
+class UnusedHead(nn.Module):
+    """In place of a part of a model that patch features do not pass through."""
+
+    def forward(self, states: Tensor, *args, **kwargs) -> Tensor:
+        """What it is given."""
+        return states
+
+
+class PatchBackbone(PreTrainedModel):
+    """A vision or video model that gives patch features.
+
+    It is frozen, and parts that patch features do not pass through (`UNUSED_PARTS`) are left out. What somebody
+    trains in it all the same, such as adapters of PEFT, gets gradients and is in training mode.
 
     Args:
         config: a `TrajAdapterConfig`; of it the fields about the backbone.
     """
 
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
+    config: TrajAdapterConfig
+    config_class = TrajAdapterConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: TrajAdapterConfig):
+        super().__init__(config)
         self.model = AutoModel.from_config(config.backbone_config)
+        for name in UNUSED_PARTS:
+            if any(True for _ in getattr(self.model, name, nn.Identity()).parameters()):
+                setattr(self.model, name, UnusedHead())
         self._layouts = {}
+        self._loaded_sums = None
+        self.post_init()
         self.freeze()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embeddings of patches."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embeddings of patches."""
+        self.model.set_input_embeddings(value)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over the weights of a model of the same class.
+
+        Raises:
+            RuntimeError: if weights are missing, or are of other shapes or names.
+        """
+        self.model.load_state_dict(self._used(state))
+        self._loaded_sums = self._sums()
+
+    def has_weights(self, state: dict[str, Tensor]) -> bool:
+        """Are the weights those of a model of the same class, but for their type?"""
+        own, other = self.model.state_dict(), self._used(state)
+        return own.keys() == other.keys() and all(
+            torch.equal(value, other[key].to(value.device, value.dtype)) for key, value in own.items()
+        )
+
+    def is_as_loaded(self) -> bool:
+        """Whether no weight has changed since `load`, nor its type."""
+        return self._loaded_sums is not None and self._loaded_sums == self._sums()
+
+    def _used(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        unused = tuple(f"{name}." for name in UNUSED_PARTS if isinstance(getattr(self.model, name, None), UnusedHead))
+        return {key: value for key, value in state.items() if not key.startswith(unused)}
+
+    def _sums(self) -> list[float]:
+        """A sum for each weight: changes by training or merging show in them."""
+        return [float(value.double().sum()) for value in self.model.state_dict().values() if not value.is_meta]
 
     def freeze(self) -> None:
         """No gradients, no dropout."""
         self.model.requires_grad_(False).eval()
 
+    @property
+    def is_trained(self) -> bool:
+        """Does anything in the model ask for a gradient?"""
+        return any(parameter.requires_grad for parameter in self.model.parameters())
+
     def train(self, mode: bool = True) -> "PatchBackbone":
-        """The model stays as it is in evaluation."""
+        """The model stays as it is in evaluation, but for the parts of it that are trained."""
         super().train(mode)
         self.model.eval()
+        if mode and self.is_trained:
+            for part in self.model.modules():
+                wrapped = getattr(part, "base_layer", None)  # of an adapter of PEFT
+                if wrapped is not None or all_trained(part):
+                    part.train()
+                if wrapped is not None and not all_trained(wrapped):
+                    wrapped.eval()
         return self
 
     @property
@@ -139,21 +238,35 @@ class PatchBackbone(nn.Module):
             getattr(config, name, None) for name in ("num_frames", "tubelet_size", "frames_per_clip")
         )
 
-    @torch.no_grad()
-    def forward(self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None) -> PatchFeatures:
-        """Patch features of clips.
+    def forward(
+        self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None, records: Sequence[str] = ()
+    ) -> PatchFeatures:
+        """Patch features of clips, without a graph unless something in the model is trained.
 
         Args:
             pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised, T a multiple of `config.frame_multiple`.
             frame_valid: (B, T), False for padded frames at the end; calls without a valid frame are left out, and
                 their features are zeros.
+            records: "hidden_states" and "attentions", if the states and attention weights of each layer are wanted.
 
         Raises:
-            ValueError: if the model cannot read frames of this size, or its tokens cannot be laid on a grid.
+            ValueError: if the model cannot read frames of this size, its tokens cannot be laid on a grid, or records
+                of clips of different lengths are asked for.
         """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.is_trained):
+            return self._features_of_valid(pixel_values_videos, frame_valid, records)
+
+    def _features_of_valid(
+        self, pixel_values_videos: Tensor, frame_valid: Tensor | None, records: Sequence[str]
+    ) -> PatchFeatures:
         batch, frames = pixel_values_videos.shape[:2]
         if frame_valid is None or frame_valid.all():
-            return self._features(pixel_values_videos)
+            return self._features(pixel_values_videos, records)
+        if records:
+            raise ValueError(
+                f"TrajAdapter was asked for {' and '.join(records)} of clips with padded frames, expected clips of "
+                "one length. Pass clips of different lengths one by one."
+            )
         multiple = self.config.frame_multiple
         lengths = (frame_valid.sum(dim=1) + multiple - 1) // multiple * multiple
         patches = cls = grid = None
@@ -170,18 +283,23 @@ class PatchBackbone(nn.Module):
                 cls[chosen] = part.cls
         return PatchFeatures(patches, grid, cls)
 
-    def _features(self, pixel_values_videos: Tensor) -> PatchFeatures:
+    def _features(self, pixel_values_videos: Tensor, records: Sequence[str] = ()) -> PatchFeatures:
         """As `forward`, of clips of the same length."""
         batch, frames = pixel_values_videos.shape[:2]
         pixels = self._prepare(pixel_values_videos)
         calls = pixels.unflatten(1, (-1, self._frames_per_call(frames))).flatten(0, 1)
         layout = self._layout(calls[:1])
         step = max(1, FRAMES_AT_A_TIME // calls.shape[1])
-        tokens = torch.cat([self._tokens(calls[first : first + step]) for first in range(0, len(calls), step)])
+        outputs = [self._run(calls[first : first + step], records) for first in range(0, len(calls), step)]
+        tokens = torch.cat([tokens_of(output.last_hidden_state) for output in outputs])
         patches = layout.patches_of(tokens).reshape(batch, -1, tokens.shape[-1])
         grid = layout.grid._replace(t=layout.grid.t * len(calls) // batch)
         cls = tokens[:, 0].unflatten(0, (batch, -1)).mean(dim=1) if layout.num_prefix else None
-        return PatchFeatures(patches, grid, cls)
+        recorded = {
+            name: tuple(map(torch.cat, zip(*(getattr(output, name) or () for output in outputs), strict=True)))
+            for name in records
+        }
+        return PatchFeatures(patches, grid, cls, recorded)
 
     def _prepare(self, pixels: Tensor) -> Tensor:
         """Resize, normalise and convert clips as the model wants them."""
@@ -199,11 +317,14 @@ class PatchBackbone(nn.Module):
 
     def _tokens(self, calls: Tensor) -> Tensor:
         """Calls (C, c, 3, H_px, W_px) to all tokens (C, S, D)."""
-        states = self._states(calls)
-        return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
+        return tokens_of(self._states(calls))
 
     def _states(self, calls: Tensor) -> Tensor:
         """Calls (C, c, 3, H_px, W_px) to what the model gives: (C, S, D), or (C, D, H, W) of a convolutional one."""
+        return self._run(calls).last_hidden_state
+
+    def _run(self, calls: Tensor, records: Sequence[str] = ()) -> ModelOutput:
+        """Calls (C, c, 3, H_px, W_px) to the model's output, with the records that are asked for."""
         name, images = self.model.main_input_name, calls if self.reads_videos else calls.flatten(0, 1)
         accepted = inspect.signature(self.model.forward).parameters
         if "spatial_shapes" in accepted:
@@ -214,7 +335,8 @@ class PatchBackbone(nn.Module):
             inputs["interpolate_pos_encoding"] = self._differs_from_training_size(images)
         if "skip_predictor" in accepted:
             inputs["skip_predictor"] = True
-        return self.model(**inputs, return_dict=True).last_hidden_state
+        inputs.update({f"output_{record}": True for record in records})
+        return self.model(**inputs, return_dict=True)
 
     def _differs_from_training_size(self, images: Tensor) -> bool:
         size = getattr(self.config.backbone_config, "image_size", None)
@@ -223,10 +345,12 @@ class PatchBackbone(nn.Module):
 
     # --- which token is which patch ----------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def _layout(self, call: Tensor) -> PatchLayout:
-        """The layout for clips of this shape; found once."""
+        """The layout for clips of this shape; found once, in evaluation mode."""
         key = tuple(call.shape[1:])
         if key not in self._layouts:
+            self.model.eval()
             name, shape = type(self.model).__name__, f"{call.shape[1]} frames of {call.shape[3]}x{call.shape[4]} px"
             try:
                 states = self._states(call)
@@ -258,6 +382,7 @@ class PatchBackbone(nn.Module):
                     "or give its features to TrajTokModel as patch_features with their patch_grid."
                 )
             self._layouts[key] = layouts[0] if len(layouts) == 1 else self._found_by_change(layouts, key, call)
+            self.train(self.training)
         return self._layouts[key]
 
     def _candidates(self, num_tokens: int, shape: tuple[int, ...]) -> list[PatchLayout]:

@@ -43,73 +43,93 @@ class PatchBlock(NamedTuple):
     valid: Tensor | None
 
 
+class BlockLayout(NamedTuple):
+    """How the patches of a batch of clips are cut into blocks of frames.
+
+    Attributes:
+        batch_size: B.
+        grid: size of the whole clip.
+        frames_per_block: frames that are served at a time; as many as the clip has, or more: the clip is one block.
+        valid: (B, N), False for patches of padded frames; None if all are real.
+    """
+
+    batch_size: int
+    grid: GridSize
+    frames_per_block: int
+    valid: Tensor | None = None
+
+
 class PatchBlocks:
     """Patch features of a batch of clips, served in blocks of frames, as often as they are asked for.
 
     Args:
-        read: ``read(first_frame, last_frame)`` -> features (B, n, D) of these frames (last one excluded).
-        batch_size: B.
-        grid: size of the whole clip.
-        frames_per_block: frames that are served at a time.
-        valid: (B, N), False for patches of padded frames; None if all are real.
+        source: features (B, N, D) in memory, or a function ``read(first_frame, last_frame)`` -> features (B, n, D) of
+            these frames (last one excluded).
+        layout: how they are cut into blocks.
     """
 
-    def __init__(
-        self,
-        read: Callable[[int, int], Tensor],
-        batch_size: int,
-        grid: GridSize,
-        frames_per_block: int,
-        valid: Tensor | None = None,
-    ):
-        self.read = read
-        self.batch_size = batch_size
-        self.grid = grid
-        self.frames_per_block = min(frames_per_block, grid.t)
-        self.valid = valid
+    def __init__(self, source: Tensor | Callable[[int, int], Tensor], layout: BlockLayout):
+        self.source = source
+        self.layout = layout
 
     @classmethod
     def from_features(
         cls, features: Tensor, grid: GridSize, frames_per_block: int, valid: Tensor | None = None
     ) -> "PatchBlocks":
-        """Serve features (B, N, D) that are in memory."""
-        per_frame = grid.patches_per_frame
+        """Serve features (B, N, D) that are in memory; ``valid`` as in `BlockLayout`."""
+        return cls(features, BlockLayout(features.shape[0], grid, frames_per_block, valid))
 
-        def read(first: int, last: int) -> Tensor:
-            return features[:, first * per_frame : last * per_frame]
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.layout.batch_size
 
-        return cls(read, features.shape[0], grid, frames_per_block, valid)
+    @property
+    def grid(self) -> GridSize:
+        """Size of the whole clip."""
+        return self.layout.grid
+
+    @property
+    def valid(self) -> Tensor | None:
+        """(B, N), False for patches of padded frames; None if all are real."""
+        return self.layout.valid
 
     @property
     def is_whole(self) -> bool:
         """Whether one block holds the clip."""
-        return self.frames_per_block >= self.grid.t
+        return self.layout.frames_per_block >= self.grid.t
 
     @property
     def block_grid(self) -> GridSize:
         """Size of a full block."""
-        return self.grid._replace(t=self.frames_per_block)
+        return self.grid if self.is_whole else self.grid._replace(t=self.layout.frames_per_block)
 
     def __iter__(self) -> Iterator[PatchBlock]:
+        if self.is_whole:  # Without a loop over T, so that one compiled graph serves clips of every length.
+            yield PatchBlock(0, self.whole(), self.valid)
+            return
         per_frame = self.grid.patches_per_frame
-        for first in range(0, self.grid.t, self.frames_per_block):
-            last = min(first + self.frames_per_block, self.grid.t)
+        for first in range(0, self.grid.t, self.layout.frames_per_block):
+            last = min(first + self.layout.frames_per_block, self.grid.t)
             valid = None if self.valid is None else self.valid[:, first * per_frame : last * per_frame]
             yield PatchBlock(first, self.read(first, last), valid)
 
+    def read(self, first: int, last: int) -> Tensor:
+        """Features (B, n, D) of the frames ``first`` to ``last``, the last one excluded."""
+        if not isinstance(self.source, Tensor):
+            return self.source(first, last)
+        per_frame = self.grid.patches_per_frame
+        return self.source[:, first * per_frame : last * per_frame]
+
     def whole(self) -> Tensor:
         """All features (B, N, D)."""
-        return self.read(0, self.grid.t)
+        return self.source if isinstance(self.source, Tensor) else self.source(0, self.grid.t)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "PatchBlocks":
         """Blocks of ``function(features)``; applied once if the clip is one block, else whenever a block is read."""
         if self.is_whole:
-            return PatchBlocks.from_features(function(self.whole()), self.grid, self.frames_per_block, self.valid)
-
-        def read(first: int, last: int) -> Tensor:
-            return function(self.read(first, last))
-
-        return PatchBlocks(read, self.batch_size, self.grid, self.frames_per_block, self.valid)
+            return PatchBlocks(function(self.whole()), self.layout)
+        return PatchBlocks(lambda first, last: function(self.read(first, last)), self.layout)
 
 
 class Membership(NamedTuple):
@@ -229,7 +249,7 @@ def sort_into_segments(patch_trajectory: Tensor, num_trajectories: int) -> Segme
     last_segment = segments[:-1].cumsum(0)
     num_segments = batch * num_patches // SEGMENT_LENGTH + num_groups
     slot = (last_segment - segments[:-1])[sorted_group.clamp(max=num_groups - 1)] * SEGMENT_LENGTH
-    slot = slot + torch.arange(len(order), device=device) - first_patch[sorted_group]
+    slot = slot + torch.arange(order.shape[0], device=device) - first_patch[sorted_group]
     # Patches that nobody reads land behind all segments and are cut off.
     slot = torch.where(sorted_group < num_groups, slot, num_segments * SEGMENT_LENGTH)
 
@@ -489,17 +509,51 @@ class TrajTokMLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(states)) * self.up_proj(states))
 
 
+def checkpoint_input(module: nn.Module, states: Tensor) -> Tensor:
+    """Return the input of a checkpointed module, asking for a gradient if a parameter of the module does.
+
+    A reentrant checkpoint gives parameters a gradient only where one of its arguments asks for one; pixels and the
+    outputs of frozen layers do not.
+    """
+    if states.requires_grad or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return states
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        return states
+    return states.detach().requires_grad_()
+
+
 class TrajTokPerceiverLayer(GradientCheckpointingLayer):
-    """Attention to the patches, then the MLP, each with a residual connection."""
+    """Attention to the patches, then the MLP, each with a residual connection.
+
+    Every tensor that carries a gradient is an argument of its own: a reentrant checkpoint detaches, and a device map
+    moves, what it finds among the arguments.
+    """
 
     def __init__(self, attention: TrajTokAttention, mlp: TrajTokMLP):
         super().__init__()
         self.attention = attention
         self.mlp = mlp
 
-    def forward(self, latents: Tensor, blocks: PatchBlocks, membership: Membership | None = None) -> Tensor:
-        """Latents (B, K*L, D) -> (B, K*L, D)."""
-        latents = latents + self.attention(latents, blocks, membership)
+    def forward(
+        self,
+        latents: Tensor,
+        source: Tensor | Callable[[int, int], Tensor],
+        layout: BlockLayout,
+        *membership: Tensor | int,
+    ) -> Tensor:
+        """Let latents read patches.
+
+        Args:
+            latents: (B, K*L, D).
+            source: the patches, as in `PatchBlocks`.
+            layout: how they are cut into blocks.
+            *membership: the fields of a `Membership`; none where every latent reads every patch.
+
+        Returns:
+            The latents (B, K*L, D).
+        """
+        blocks = PatchBlocks(source, layout)
+        latents = latents + self.attention(latents, blocks, Membership(*membership) if membership else None)
         return latents + self.mlp(latents)
 
 
@@ -546,6 +600,9 @@ class TrajTokPerceiver(nn.Module):
             membership = membership._replace(anchor_features=self.context_norm(membership.anchor_features))
         states = []
         for layer in self.layers:
-            latents = layer(self.latent_norm(latents), blocks, membership)
+            latents = self.latent_norm(latents)
+            if layer.gradient_checkpointing and layer.training:
+                latents = checkpoint_input(layer, latents)
+            latents = layer(latents, blocks.source, blocks.layout, *(membership or ()))
             states.append(latents)
         return tuple(states)

@@ -17,7 +17,7 @@ from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 from transformers.models.dinov3_convnext.modeling_dinov3_convnext import DINOv3ConvNextStage
 
 from .grid_ops import GridSize, flatten_grid, unflatten_grid
-from .perceiver_trajtok import PatchBlocks, TrajTokPerceiver
+from .perceiver_trajtok import PatchBlocks, TrajTokPerceiver, checkpoint_input
 
 
 class TrajTokBackbone(nn.Module):
@@ -46,7 +46,7 @@ class TrajTokBackbone(nn.Module):
         stages = []
         for stage in self.stages:
             if self.gradient_checkpointing and self.training:
-                maps = self._gradient_checkpointing_func(stage, maps)
+                maps = self._gradient_checkpointing_func(stage, checkpoint_input(stage, maps))
             else:
                 maps = stage(maps)
             stages.append(maps)
@@ -147,7 +147,8 @@ class TrajTokAssignment(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.log_scale = nn.Parameter(torch.empty(1))
+        # The type is named, so that it stays in models of another type, wherever in them this stands.
+        self.log_scale = nn.Parameter(torch.empty(1, dtype=torch.float32))
 
     def forward(self, patches: Tensor, trajectories: Tensor) -> Tensor:
         """(B, n, E), (B, K, E) -> logits (B, n, K)."""

@@ -1,17 +1,18 @@
 """The "zero-shot-video-classification" pipeline: which of these texts describes the video?
 
 In:   videos in any form that the processor takes; candidate labels
-Out:  for each video its labels with their scores, highest first
+Out:  for each video its labels with their scores, highest first; for a bad video that was skipped, what is wrong
 From: modeling_trajvit2 (any model with ``get_video_features`` and ``get_text_features``)     To: the user
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Pipeline
 
@@ -24,7 +25,33 @@ def is_one_video(videos: Sequence) -> bool:
 
 
 def _is_picture(value: Any) -> bool:
-    return hasattr(value, "convert") or getattr(value, "ndim", 0) in (2, 3)
+    # Of PIL's images an animated one is a video by itself.
+    return (hasattr(value, "convert") and getattr(value, "n_frames", 1) == 1) or getattr(value, "ndim", 0) in (2, 3)
+
+
+def is_collection(videos: Any) -> bool:
+    """Whether this holds several videos: a list, an array of 5 axes, a generator, a data set or a column of one."""
+    if isinstance(videos, (list, tuple)):
+        return not is_one_video(videos)
+    if hasattr(videos, "ndim"):
+        return videos.ndim in (1, 5)
+    if isinstance(videos, (str, bytes, bytearray, memoryview, Mapping)) or hasattr(videos, "read"):
+        return False
+    # Decoders of a video are iterable as well; what they iterate over is frames.
+    return isinstance(videos, Dataset) or (hasattr(type(videos), "__iter__") and not hasattr(videos, "metadata"))
+
+
+class IndexedVideos(Dataset):
+    """Anything with a length and an index, in the form in which Transformers' pipelines read it one by one."""
+
+    def __init__(self, videos: Sequence):
+        self.videos = videos
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.videos[index]
 
 
 class ZeroShotVideoClassificationPipeline(Pipeline):
@@ -37,7 +64,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     ```
 
     Texts are encoded once for all videos and calls. A list of videos shows a progress bar and, with ``batch_size``, is
-    read and run in batches, whose shorter clips are padded and masked.
+    read and run in batches, whose shorter clips are padded and masked. With
+    ``videos_kwargs={"skip_bad_videos": True}`` a video that cannot be read does not end the call: the result in its
+    place says what is wrong with it.
     """
 
     _load_processor = True
@@ -64,7 +93,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         """Score every label for every video.
 
         Args:
-            videos: a path, URL, bytes, array, tensor, list of pictures; or a list, generator or data set of those.
+            videos: a path, URL, bytes, array, tensor, list of pictures; or a list, generator, column or data set of
+                those.
             candidate_labels: texts, at least one.
             **kwargs: ``hypothesis_template``: what the labels are put into, in place of ``{}``, or a list of templates
                 whose embeddings are averaged (default: ``config.hypothesis_template``; "{}" for whole captions).
@@ -75,18 +105,45 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         Returns:
             For each video ``[{"score", "label"}, ...]``, highest score first; scores add up to 1. With
             ``return_trajectories`` a dict: "labels" as above, "trajectories" (`TrajectoryMap`), "trajectory_scores"
-            (labels in that order, K): cosine of each trajectory with each label. One video, not in a list: its result.
+            (labels in that order, K): cosine of each trajectory with each label. A video that was skipped has
+            ``{"index", "video", "error"}``: its place in the input, its name and the reason. There are as many results
+            as videos, in their order: a list, or for generators and data sets an iterator. One video, not in a list:
+            its result.
 
         Raises:
             ValueError: for labels, templates or videos that are missing or of the wrong kind.
         """
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
-        if isinstance(videos, (list, tuple)) and is_one_video(videos):
-            return super().__call__(list(videos), **kwargs)[0]
-        if isinstance(videos, tuple) or getattr(videos, "ndim", 0) == 5:
+        if not is_collection(videos):
+            if isinstance(videos, (list, tuple)):
+                return super().__call__([list(videos)], **{"progress": False, **kwargs})[0]
+            return super().__call__(videos, **kwargs)
+        if isinstance(videos, (list, tuple)) or hasattr(videos, "ndim"):
             videos = list(videos)
-        return super().__call__(videos, **kwargs)
+            if not videos:
+                raise ValueError("Got an empty list of videos, expected at least one.")
+            return super().__call__(videos, **kwargs)
+        if isinstance(videos, Dataset):
+            return super().__call__(videos, **kwargs)
+        if hasattr(videos, "__len__") and hasattr(videos, "__getitem__"):
+            return list(super().__call__(IndexedVideos(videos), **kwargs))
+        return super().__call__((video for video in videos), **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save model, processor and code, so that the folder opens again, on the Hub also without this package.
+
+        Args:
+            save_directory: where to.
+            **kwargs: as in Transformers.
+        """
+        config = self.model.config
+        before = dict(vars(config))
+        super().save_pretrained(save_directory, **kwargs)
+        if "custom_pipelines" not in before:
+            # The folder needs it; a model in memory that has it would be taken for code of the Hub.
+            vars(config).pop("custom_pipelines", None)
+        self.processor.save_pretrained(save_directory)
 
     def _sanitize_parameters(
         self,
@@ -115,28 +172,36 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         """Results of several videos, one after the other."""
-        if isinstance(inputs, list) and is_one_video(inputs):
-            inputs, preprocess_params = [inputs], {**preprocess_params, "progress": False}
-            return self._run(inputs, 1, preprocess_params, forward_params)
         return self._run(inputs, batch_size, preprocess_params, forward_params)
 
     def _run(self, videos: Iterable, batch_size: int, preprocess_params: dict, forward_params: dict) -> Iterator:
+        self._check_labels(forward_params.get("candidate_labels"))
         total = len(videos) if hasattr(videos, "__len__") else None
         shown = preprocess_params.pop("progress", total is None or total > 1)
         remaining = iter(videos if total is None else (videos[index] for index in range(total)))
+        position = 0
         with tqdm(total=total, desc="videos", unit="video", disable=not shown) as progress:
             while batch := list(islice(remaining, batch_size)):
-                outputs = self.forward(self.preprocess(batch, **preprocess_params), **forward_params)
-                yield from self.postprocess(outputs)
+                inputs = self.preprocess(batch, **preprocess_params)
+                failures = {failure["index"]: failure for failure in inputs.pop("failures", ())}
+                inputs.pop("kept_videos", None)
+                results = iter(self.postprocess(self.forward(inputs, **forward_params)) if inputs else ())
+                for row in range(len(batch)):
+                    yield {**failures[row], "index": position + row} if row in failures else next(results)
+                position += len(batch)
                 progress.update(len(batch))
 
     def preprocess(self, videos: list, videos_kwargs: dict | None = None, progress: bool = False) -> dict:
-        """Videos to tensors, padded to one length."""
+        """Videos to tensors, padded to one length; nothing but ``failures`` if all were bad and skipped."""
         settings = {"num_frames": self.model.config.num_frames} | (videos_kwargs or {})
         if settings.get("fps") is not None or settings.get("sampling_strategy") in ("all", "fps"):
             settings = videos_kwargs
-        inputs = self.processor.video_processor(videos, return_tensors="pt", return_metadata=True, **settings)
-        return dict(inputs)
+        try:
+            return dict(self.processor.video_processor(videos, return_tensors="pt", return_metadata=True, **settings))
+        except ValueError as error:
+            if not hasattr(error, "failures"):
+                raise
+            return {"failures": error.failures}
 
     def _forward(
         self,

@@ -256,8 +256,8 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
 
         Raises:
             ValueError: a setting that does not exist or fit, a bad video (VideoDecodeError for files), facts that do
-                not fit the frames, clips of different sizes after resizing, no good video at all, or more than fits
-                into `max_bytes`.
+                not fit the frames, clips of different sizes after resizing, no good video at all (its attribute
+                `failures` lists them), or more than fits into `max_bytes`.
         """
         settings = self._settings_for_call(kwargs)
         _check_usable(settings["device"])
@@ -281,7 +281,9 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
                 metadata.append(source)
                 kept.append(position)
         if not clips:
-            raise ValueError(f"None of the {len(videos)} videos could be read. First: {failures[0]['error']}")
+            error = ValueError(f"None of the {len(videos)} videos could be read. First: {failures[0]['error']}")
+            error.failures = failures
+            raise error
         pixels, frame_valid = self._batch(clips, metadata, settings)
         data = {"pixel_values_videos": pixels, "frame_valid": frame_valid}
         if self._tokenizer is not None:

@@ -15,6 +15,7 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,22 +153,30 @@ def missing_file(request: VideoRequest, error: OSError) -> str:
     return f"{request.path or 'no file of this name in the folder of videos'}: {error.strerror}."
 
 
-def frames_of_stretch(request: VideoRequest, num_frames: int, total: int, fps: float) -> np.ndarray:
-    """Which of a video's frames show a stretch: the middle of each of ``num_frames`` equal parts of it.
+def frames_of_stretch(request: VideoRequest, num_frames: int, timeline: FrameTimeline) -> np.ndarray:
+    """Which of a video's frames show a stretch: the middle of each of ``num_frames`` equal parts of its frames.
 
     Args:
-        request: seconds.
+        request: seconds; the stretch has the frames that are on show during them, by their time stamps.
         num_frames: frames; a stretch with fewer gives all of them.
-        total: frames of the whole video.
-        fps: its frames per second.
+        timeline: of the whole video.
 
     Raises:
-        VideoDecodeError: the video ends before the stretch starts.
+        VideoDecodeError: the video ends before the stretch starts, nobody knows its times, or they go back.
     """
-    first = int((request.start_s or 0.0) * fps)
-    last = total if request.end_s is None else min(total, max(first + 1, round(request.end_s * fps)))
-    if first >= total:
-        raise VideoDecodeError(f"it ends at {total / fps:.1f} s, before the stretch from {request.start_s:g} s")
+    times_s, duration_s = timeline.frame_times_s, timeline.duration_s
+    if times_s is None or duration_s is None:
+        raise VideoDecodeError("it has no times, so seconds cannot be found in it")
+    if (np.diff(times_s) < 0).any():
+        raise VideoDecodeError("its time stamps go back; write the file anew with ffmpeg")
+    hair_s = min(1e-3, duration_s / timeline.total_num_frames / 4)  # containers round time stamps
+    start_s = request.start_s or 0.0
+    if start_s >= max(duration_s, times_s[-1] + hair_s):
+        raise VideoDecodeError(f"it ends at {duration_s:.1f} s, before the stretch from {start_s:g} s")
+    first = max(0, int(np.searchsorted(times_s, start_s + hair_s, side="right")) - 1)
+    last = timeline.total_num_frames
+    if request.end_s is not None:
+        last = max(first + 1, int(np.searchsorted(times_s, request.end_s - hair_s)))
     return first + sample_frame_indices(last - first, num_frames=num_frames, strategy="middle")
 
 
@@ -182,13 +191,7 @@ def decode_stretch(request: VideoRequest, num_frames: int, **decoder) -> Decoded
     Raises:
         VideoDecodeError: the file cannot be decoded, or ends before the stretch starts.
     """
-
-    def choose_frames(timeline: FrameTimeline) -> np.ndarray:
-        if timeline.fps is None:
-            raise VideoDecodeError("it has no frame rate, so seconds cannot be found in it")
-        return frames_of_stretch(request, num_frames, timeline.total_num_frames, timeline.fps)
-
-    return decode_video(request.path, choose_frames, **decoder)
+    return decode_video(request.path, partial(frames_of_stretch, request, num_frames), **decoder)
 
 
 def read_stretch(request: VideoRequest, num_frames: int, **decoder) -> np.ndarray:

@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMProcessor
-from modeling_trajtok.processors import VideoDecodeError
+from modeling_trajtok.processors import FrameTimeline, VideoDecodeError
 
 from .benchmark_files import IMAGE_SUFFIXES, VideoFolder
 from .benchmark_run import CheckpointRun
@@ -65,7 +65,7 @@ def read_pictures(request: VideoRequest, num_frames: int, frames_per_second: flo
     """
     files = sorted(file for file in request.path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     try:
-        chosen = frames_of_stretch(request, num_frames, len(files), frames_per_second)
+        chosen = frames_of_stretch(request, num_frames, FrameTimeline.at_rate(len(files), frames_per_second))
     except VideoDecodeError as error:
         raise VideoDecodeError(f"{request.path}: {error}.") from error
     frames = []

@@ -14,7 +14,13 @@ from os import PathLike
 
 import numpy as np
 
-from modeling_trajtok.processors import FrameTimeline, VideoDecodeError, decode_video, sample_frame_indices
+from modeling_trajtok.processors import (
+    DecodedVideo,
+    FrameTimeline,
+    VideoDecodeError,
+    decode_video,
+    sample_frame_indices,
+)
 
 SHORTEST_TAIL = 0.25  # of a window; what remains of a video beyond its last full window belongs to that one if shorter
 WINDOWS_PER_READ = 8
@@ -26,8 +32,8 @@ class VideoWindow:
     """Some frames of a stretch of a video.
 
     Attributes:
-        start_s: seconds after the first frame of the video at which the stretch begins.
-        end_s: the same for its end, which is the start of the next one or the end of the video.
+        start_s: seconds after the first frame of the video at which the stretch's first frame appears.
+        end_s: when that of the next stretch appears, or the video ends.
         frames_uint8: (T, H_px, W_px, 3) RGB.
         frame_indices: (T,) int64, position in the video.
         frame_times_s: (T,) float64, seconds after the first frame of the video.
@@ -40,18 +46,25 @@ class VideoWindow:
     frame_times_s: np.ndarray
 
 
-def window_edges(total_num_frames: int, source_fps: float | None, window_seconds: float) -> np.ndarray:
+def window_edges(timeline: FrameTimeline, window_seconds: float) -> np.ndarray:
     """Where windows begin: (W + 1,) int64 frame numbers, the last being the number of frames.
 
-    The length is counted in frames of the average rate. A video without a rate is one window.
+    A window has the frames that appear within its seconds, by their time stamps. Where a picture is held beyond its
+    window, the windows in which nothing appears belong to that one. A video without times is one window.
+
+    Raises:
+        VideoDecodeError: if the time stamps go back.
     """
-    if source_fps is None:
-        return np.array([0, total_num_frames])
-    per_window = window_seconds * source_fps
-    count = max(1, math.ceil(total_num_frames / per_window - SHORTEST_TAIL))
-    # The first frame at or after each full window; a hair back, so that 4 s at 25 fps is frame 100 despite rounding.
-    starts = np.ceil(np.arange(count) * per_window - 1e-6).astype(np.int64)
-    return np.append(np.unique(starts[starts < total_num_frames]), total_num_frames)
+    total, times_s, duration_s = timeline.total_num_frames, timeline.frame_times_s, timeline.duration_s
+    if times_s is None or duration_s is None:
+        return np.array([0, total])
+    if (np.diff(times_s) < 0).any():
+        raise VideoDecodeError("its time stamps go back; write the file anew with ffmpeg")
+    count = max(1, math.ceil(duration_s / window_seconds - SHORTEST_TAIL))
+    # A hair back, so that 4 s at 25 fps is frame 100 despite rounding; containers may round to milliseconds.
+    hair_s = min(1e-3, duration_s / total / 4)
+    starts = np.searchsorted(times_s, np.arange(1, count) * window_seconds - hair_s)
+    return np.unique([0, *starts, total])
 
 
 def read_windows(
@@ -67,7 +80,7 @@ def read_windows(
 
     Args:
         source: a video file, or its bytes.
-        window_seconds: length of a window; the last one takes what remains.
+        window_seconds: length of a window by the time stamps; the last one takes what remains.
         num_frames: at most so many frames of each window are kept.
         strategy: how they are chosen, as in `sample_frame_indices`.
         timeout_s: seconds after which one reading is given up.
@@ -80,35 +93,41 @@ def read_windows(
         VideoDecodeError: the file cannot be read, or one reading finds more frames than another.
     """
     sample = partial(sample_frame_indices, num_frames=num_frames, strategy=strategy)
-    edges, first, count = None, 0, 1  # the first window tells how large the frames are
+    edges, spans_s, first, count = None, None, 0, 1  # the first window tells how large the frames are
     while edges is None or first < len(edges) - 1:
         chosen = []
 
         def choose_frames(timeline: FrameTimeline, chosen=chosen, first=first, count=count) -> np.ndarray:
-            nonlocal edges
+            nonlocal edges, spans_s
             total = timeline.total_num_frames
             if edges is None:
-                edges = window_edges(total, timeline.fps, window_seconds)
+                edges = window_edges(timeline, window_seconds)
+                spans_s = _times_of(edges, timeline)
             if edges[-1] != total:
                 raise VideoDecodeError(
                     f"{edges[-1]} frames were found first, now {total}; write the file anew with ffmpeg"
                 )
-            some = edges[first : first + count + 1].tolist()
-            chosen[:] = [start + sample(end - start) for start, end in pairwise(some)]
-            # Edges are read for their times.
-            return np.unique(np.concatenate([*chosen, some[:-1], [min(some[-1], total - 1)]])).astype(np.int64)
+            chosen[:] = [start + sample(end - start) for start, end in pairwise(edges[first:][: count + 1].tolist())]
+            return np.concatenate(chosen).astype(np.int64)
 
         video = decode_video(source, choose_frames, timeout_s=timeout_s, backend=backend)
-        yield [_window(video, edges[first + number :][:2], indices) for number, indices in enumerate(chosen)]
+        yield [
+            _window(video, spans_s[first + number :][:2].tolist(), indices) for number, indices in enumerate(chosen)
+        ]
         first += count
-        bytes_per_window = video.frames_uint8[0].nbytes * (num_frames + 1)
+        bytes_per_window = video.frames_uint8[0].nbytes * num_frames
         count = min(WINDOWS_PER_READ, max(1, BYTES_PER_READ // bytes_per_window))
 
 
-def _window(video, edges: np.ndarray, indices: np.ndarray) -> VideoWindow:
-    last = video.total_num_frames - 1
+def _times_of(edges: np.ndarray, timeline: FrameTimeline) -> np.ndarray:
+    """Seconds at which windows begin, (W + 1,), the last being the end of the video."""
+    if timeline.frame_times_s is None:
+        return np.zeros(len(edges))
+    times_s = timeline.frame_times_s
+    end_s = times_s[-1] if timeline.duration_s is None else max(timeline.duration_s, times_s[-1])
+    return np.append(times_s[edges[:-1]], end_s)
+
+
+def _window(video: DecodedVideo, span_s: list[float], indices: np.ndarray) -> VideoWindow:
     positions = np.searchsorted(video.frame_indices, indices)
-    start_s, end_s = video.frame_times_s[np.searchsorted(video.frame_indices, np.minimum(edges, last))].tolist()
-    if edges[1] > last and video.source_fps is not None:
-        end_s += 1 / video.source_fps  # how long the last frame is shown
-    return VideoWindow(start_s, end_s, video.frames_uint8[positions], indices, video.frame_times_s[positions])
+    return VideoWindow(*span_s, video.frames_uint8[positions], indices, video.frame_times_s[positions])

@@ -44,8 +44,8 @@ class ClipReader(IterableDataset):
         videos: of a source.
         chosen: which of them.
         processor: makes pixels of frames, and says how many of a window are read.
-        window_seconds: a clip for every so many seconds, counted in frames of the average rate (the last one may be a
-            quarter longer; a video without a rate is one); None: one for each video.
+        window_seconds: a clip for every so many seconds by the time stamps (the last one may be a quarter longer; a
+            held picture may be longer too; a video without times is one); None: one for each video.
 
     Raises:
         ValueError: windows are asked for and the processor samples by rate.

@@ -6,8 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
+import av
+import numpy as np
 import pytest
 import torch
 from transformers import BertTokenizer
@@ -18,7 +22,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Models this small spend their time waiting for a second thread when the machine is busy."""
     before = torch.get_num_threads()
@@ -50,6 +54,23 @@ def save_trajvit2(tiny_config):
         return folder
 
     return save
+
+
+@pytest.fixture
+def held_picture(tmp_path):
+    """A Matroska file of 12 pictures, number n of grey 20 n: six in half a second, six more from second 5 on."""
+    times_ms = [*range(0, 600, 100), *range(5000, 5600, 100)]
+    path = tmp_path / "held.mkv"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"bf": "0", "crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time_ms in enumerate(times_ms):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return SimpleNamespace(path=path, times_s=np.array(times_ms) / 1000)
 
 
 class TrainingLaunches:

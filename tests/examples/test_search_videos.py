@@ -8,18 +8,22 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import search_videos
 import torch
+from evaluation.checkpoint_limits import WORLDS_ONLY_NOTE
+from evaluation.embedding_cache import VideoRequest, decode_stretch, frames_of_stretch
 from PIL import Image
-from search import answer_sheet, video_index, video_windows
+from search import answer_sheet, video_windows
 from search.answer_sheet import Answer, highlight
 from search.video_windows import read_windows, window_edges
+from storage import folder_lock, whole_files
 
 from modeling_trajtok import TrajViT2Model, TrajViT2Processor
-from modeling_trajtok.processors import TrajectoryMap, VideoDecodeError, decode_video
+from modeling_trajtok.processors import FrameTimeline, TrajectoryMap, VideoDecodeError, decode_video
 from modeling_trajtok.processors.trajectory_drawing import write_video
 
 TEXT = "a red ball rolls left"
@@ -119,7 +123,50 @@ def test_every_video_is_cut_into_windows_that_tile_it(run, folder, results):
     ],
 )
 def test_window_edges(total, fps, seconds, expected):
-    assert window_edges(total, fps, seconds).tolist() == expected
+    assert window_edges(FrameTimeline.at_rate(total, fps), seconds).tolist() == expected
+
+
+def test_windows_go_by_time_stamps(held_picture):
+    """12 pictures: six in half a second, the last of them held to second 5, six more."""
+    timeline = FrameTimeline(12, held_picture.times_s, 5.6)
+    assert window_edges(timeline, 1.0).tolist() == [0, 6, 12]
+    assert window_edges(timeline, 0.3).tolist() == [0, 3, 6, 7, 10, 12]
+    assert window_edges(timeline, 4.0).tolist() == [0, 6, 12]
+    indices = [[0, 1, 2], [3, 4, 5], [6], [7, 8, 9], [10, 11]]
+    for backend in ("pyav", *(["torchcodec"] if find_spec("torchcodec") else [])):
+        windows = [
+            window
+            for read in read_windows(held_picture.path, 0.3, 9, "middle", timeout_s=60.0, backend=backend)
+            for window in read
+        ]
+        assert [window.frame_indices.tolist() for window in windows] == indices
+        spans = [(window.start_s, window.end_s) for window in windows]
+        starts = [0.0, 0.3, 5.0, 5.1, 5.4]
+        assert [start for start, _ in spans] == pytest.approx(starts, abs=2e-3)
+        assert [end for _, end in spans[:-1]] == pytest.approx(starts[1:], abs=2e-3)
+        assert 5.5 < spans[-1][1] < 5.8
+        for window in windows:
+            np.testing.assert_allclose(window.frame_times_s, held_picture.times_s[window.frame_indices], atol=2e-3)
+            grey = window.frames_uint8.mean(axis=(1, 2, 3))
+            np.testing.assert_allclose(grey, 20 * window.frame_indices, atol=4)
+
+
+def test_seconds_of_a_stretch_go_by_time_stamps(held_picture):
+    def read(start_s, end_s, num_frames=20):
+        return decode_stretch(VideoRequest("a", held_picture.path, start_s, end_s), num_frames).frame_indices.tolist()
+
+    assert read(0.2, 0.4) == [2, 3]
+    assert read(1.0, 4.0) == [5]  # held
+    assert read(4.0, 5.2) == [5, 6, 7]
+    assert read(5.2, None) == [8, 9, 10, 11]
+    assert read(None, None, num_frames=2) == [2, 8]
+    with pytest.raises(VideoDecodeError, match="before the stretch from 7 s"):
+        read(7.0, 8.0)
+    back = FrameTimeline(4, np.array([0.0, 0.1, 0.0, 0.1]), 0.2)
+    with pytest.raises(VideoDecodeError, match="go back"):
+        frames_of_stretch(VideoRequest("a", None, 0.0, 0.1), 2, back)
+    with pytest.raises(VideoDecodeError, match="go back"):
+        window_edges(back, 0.1)
 
 
 def test_windows_of_a_long_video_come_some_at_a_time_with_the_right_frames(tmp_path):
@@ -284,11 +331,13 @@ def test_interrupted_indexing_goes_on_where_it_was(run, folder, embedded, monkey
         fsync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(video_index.os, "fsync", die_at_the_second_shard)
+        patch.setattr(whole_files.os, "fsync", die_at_the_second_shard)
         with pytest.raises(KeyboardInterrupt):
             run()
     first, second = embedded
-    assert sorted(name.rpartition(".")[2] for name in shards(folder)) == ["parquet", "part"]
+    left = set(shards(folder))
+    assert [name.rpartition(".")[2] for name in left] == ["parquet"]  # what could not be finished is gone
+    (folder / ".trajtok_index" / "videos" / ".killed.part").write_bytes(b"half")  # unless the process was killed
     embedded.clear()
     assert run() == 0
     assert first not in embedded
@@ -332,6 +381,46 @@ def test_a_killed_search_goes_on_with_the_videos_that_are_left(folder, save_chec
     assert run(TEXT, "--top", 100, "--index", tmp_path / "whole") == 0
     whole = {(entry["file"], entry["start_s"]): entry["score"] for entry in results()}
     assert len(whole) == 3 * 13 + 1 + 5 and resumed == pytest.approx(whole, abs=1e-5)
+
+
+def test_two_searches_at_once_share_one_index(folder, save_checkpoint, tmp_path):
+    """Both are started and wait for the index; then one of them embeds, and the other finds all done."""
+    command = [sys.executable, search_videos.__file__, folder, TEXT, "--model", save_checkpoint()]
+    command += ["--window-seconds", WINDOW_S, "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    logs = [(tmp_path / f"{number}.out", tmp_path / f"{number}.err") for number in range(2)]
+    processes = []
+    with folder_lock(folder / ".trajtok_index"):
+        for number, (out, err) in enumerate(logs):
+            with out.open("w") as stdout, err.open("w") as stderr:
+                place = tmp_path / str(number) / "found.png"
+                whole = [str(part) for part in (*command, place)]
+                processes.append(subprocess.Popen(whole, env=environment, stdout=stdout, stderr=stderr))
+        deadline = time.monotonic() + 240
+        while not all("waiting: another process is at work" in err.read_text() for _, err in logs):
+            assert all(process.poll() is None for process in processes) and time.monotonic() < deadline
+            time.sleep(0.05)
+    assert [process.wait(timeout=240) for process in processes] == [0, 0], [err.read_text() for _, err in logs]
+    told = sorted(line for out, _ in logs for line in out.read_text().splitlines() if line.startswith("Videos: "))
+    assert told == [
+        "Videos: 0 embedded, 3 not changed, 0 gone, 0 skipped.",
+        "Videos: 3 embedded, 0 not changed, 0 gone, 0 skipped.",
+    ]
+    assert len(shards(folder)) == 3
+    first, second = (json.loads((tmp_path / str(n) / "found.json").read_text())["queries"] for n in range(2))
+    assert first == second
+
+
+def test_words_that_the_checkpoint_does_not_know_are_named(run, tmp_path, capsys):
+    assert run("a zebra rolls, zebra!", TEXT) == 0
+    printed, complaints = capsys.readouterr()
+    assert '"a zebra rolls, zebra!" - unknown to the checkpoint: zebra' in printed.splitlines()
+    assert f'"{TEXT}"' in printed.splitlines()
+    warnings = [line for line in complaints.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and "the checkpoint has no token for zebra." in warnings[0]
+    queries = json.loads((tmp_path / "out" / "found.json").read_text())["queries"]
+    assert [query["unknown_words"] for query in queries] == [["zebra"], []]
+    assert WORLDS_ONLY_NOTE not in printed
 
 
 def test_highlight_outlines_the_answer_and_dims_the_rest():

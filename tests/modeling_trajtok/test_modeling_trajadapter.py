@@ -7,7 +7,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from transformers import (
     AutoConfig,
@@ -230,13 +230,15 @@ def test_patches_of_several_frames_go_where_most_of_their_frames_go(clips):
 def test_tokens_made_before_give_the_same(clips):
     model = classifier()
     output = model(clips, labels=torch.tensor([0, 2]))
-    again = model(trajectory_embeds=output.hidden_states, token_valid=output.token_valid, labels=torch.tensor([0, 2]))
+    again = model(
+        trajectory_embeds=output.last_hidden_state, token_valid=output.token_valid, labels=torch.tensor([0, 2])
+    )
     torch.testing.assert_close(again.logits, output.logits)
     torch.testing.assert_close(again.loss, output.loss)
     with pytest.raises(ValueError, match=r"\(2, 6, 23\), expected \(B, K\*L, 24\)"):
-        model(trajectory_embeds=output.hidden_states[..., 1:])
+        model(trajectory_embeds=output.last_hidden_state[..., 1:])
     with pytest.raises(ValueError, match="expected one of them"):
-        model(clips, trajectory_embeds=output.hidden_states)
+        model(clips, trajectory_embeds=output.last_hidden_state)
     with pytest.raises(ValueError, match="no input"):
         model()
 
@@ -388,6 +390,42 @@ def test_a_backbone_in_memory_is_saved_with_the_adapter(tmp_path, clips):
     torch.testing.assert_close(again(clips).logits, model(clips).logits)
 
 
+def test_a_folder_with_one_matrix_for_queries_keys_and_values_is_read(tmp_path, clips):
+    """As PyTorch's MultiheadAttention holds it, which pools in the same way. Saving writes the present form."""
+    model = classifier()
+    expected = model(clips).logits
+    attention = model.adapter.pooler.attention
+    with torch.no_grad():
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+            projection.bias.normal_()
+        expected = model(clips).logits
+    model.save_pretrained(tmp_path / "present")
+    state = load_file(tmp_path / "present" / "model.safetensors")
+    assert "adapter.pooler.attention.q_proj.weight" in state
+    reference = torch.nn.MultiheadAttention(24, 3, batch_first=True)
+    for kind in ("weight", "bias"):
+        parts = [state.pop(f"adapter.pooler.attention.{name}_proj.{kind}") for name in "qkv"]
+        state[f"adapter.pooler.attention.in_proj_{kind}"] = torch.cat(parts)
+    names = {key: key.removeprefix("adapter.pooler.attention.") for key in state if ".pooler.attention." in key}
+    reference.load_state_dict({short: state[key] for key, short in names.items()})
+    tokens = torch.randn(2, 5, 24)
+    torch.testing.assert_close(attention(tokens[:, :1], tokens)[0], reference(tokens[:, :1], tokens, tokens)[0])
+
+    state["adapter.backbone.model.pooler.dense.weight"] = torch.zeros(24, 24)  # that nothing reads
+    for model_class in (TrajAdapterForVideoClassification, TrajAdapterModel):
+        model.config.save_pretrained(tmp_path / "before")
+        save_file(state, tmp_path / "before" / "model.safetensors", metadata={"format": "pt"})
+        found, info = model_class.from_pretrained(tmp_path / "before", output_loading_info=True)
+        assert not info["missing_keys"] and not info["mismatched_keys"]
+        assert not [key for key in info["unexpected_keys"] if not key.startswith("classifier.")]
+        if model_class is TrajAdapterForVideoClassification:
+            torch.testing.assert_close(found.eval()(clips).logits, expected)
+            found.save_pretrained(tmp_path / "again")
+            assert load_file(tmp_path / "again" / "model.safetensors").keys() == model.state_dict().keys()
+    pooled = found.eval()(clips).pooler_output
+    torch.testing.assert_close(pooled, model.adapter(clips).pooler_output)
+
+
 def test_the_segmenter_of_a_checkpoint_is_taken(backbone_folder, tmp_path, tiny_config):
     trajtok = TrajTokModel(tiny_config)
     trajtok.save_pretrained(tmp_path / "trajtok")
@@ -440,8 +478,16 @@ class Squares(Dataset):
         return {"pixel_values_videos": pixels.permute(2, 0, 1).repeat(2, 1, 1, 1), "labels": index % 2}
 
 
-def test_trainer_learns_with_it(tmp_path):
-    model = classifier("dinov2", num_labels=2, trajtok_config={**TRAJTOK, "track_embedding": True}).train()
+def test_fine_tuning_code_for_videomae_works_as_it_is(tmp_path):
+    """`Trainer` finds the labels by itself, judges by accuracy and keeps the best; pixels may have VideoMAE's name."""
+    model = classifier("dinov2", num_labels=2, trajtok_config={**TRAJTOK, "track_embedding": True})
+
+    def collate(rows):
+        return {
+            "pixel_values": torch.stack([row["pixel_values_videos"] for row in rows]),
+            "labels": torch.tensor([row["labels"] for row in rows]),
+        }
+
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
         max_steps=40,
@@ -449,15 +495,28 @@ def test_trainer_learns_with_it(tmp_path):
         learning_rate=3e-3,
         report_to=[],
         use_cpu=True,
-        label_names=["labels"],
-        save_strategy="no",
+        remove_unused_columns=False,
+        eval_strategy="steps",
+        eval_steps=20,
+        save_strategy="steps",
+        save_steps=20,
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
     )
+
+    def compute_metrics(found):
+        return {"accuracy": float((np.argmax(found.predictions, axis=1) == found.label_ids).mean())}
+
     trainer = Trainer(
         model,
         arguments,
         train_dataset=Squares(32),
-        eval_dataset=Squares(8),
-        compute_metrics=lambda found: {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())},
+        eval_dataset=Squares(9),
+        data_collator=collate,
+        compute_metrics=compute_metrics,
     )
     trainer.train()
-    assert trainer.evaluate()["eval_accuracy"] == 1.0
+    found = trainer.evaluate()
+    assert found["eval_accuracy"] == 1.0 and found["eval_loss"] < 0.5
+    assert trainer.state.best_metric == 1.0
+    assert trainer.predict(Squares(3)).predictions.shape == (3, 2)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.utils import counters
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -681,6 +682,30 @@ def test_the_forward_is_one_graph(tiny_config, clips, name, training, padded):
                 outputs.trajectory_embeds.square().mean().backward()
                 runs.append(model.encoder.output_proj.weight.grad.clone())
             torch.testing.assert_close(*runs, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("name", "training", "padded", "dynamic", "graphs"),
+    [("mean", False, True, None, 2), ("sequence", True, False, True, 1)],
+)
+def test_clips_of_every_length_share_their_graphs(tiny_config, name, training, padded, dynamic, graphs):
+    """The second length makes the graph general, in frames and in clips; with ``dynamic=True`` the first does.
+
+    All batches are of less than 16 frames: from there on PyTorch chooses other convolutions on CPUs, in one
+    graph more.
+    """
+    torch.compiler.reset()
+    counters.clear()
+    model = build(changed(tiny_config, num_query_layers=1, high_res_factor=None, **VARIANTS[name]))
+    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=dynamic)
+    with torch.set_grad_enabled(training):
+        for batch, frames in ((2, 4), (3, 5), (4, 3), (2, 7), (5, 2)):
+            clips, frame_valid = torch.randn(batch, frames, 3, 40, 72), None
+            if padded:
+                frame_valid = torch.ones(batch, frames, dtype=torch.bool)
+                frame_valid[1, 2:] = False
+            assert_outputs_close(compiled(clips, frame_valid), model(clips, frame_valid))
+    assert counters["stats"]["unique_graphs"] == graphs
 
 
 def test_the_compiled_model_gives_the_same_numbers(tiny_config, clips):

@@ -460,7 +460,7 @@ def test_trainer_accumulates_to_the_gradients_of_one_batch(tiny_config, clips, t
     labels = torch.randint(-1, 5, (3, 4, 10, 16), generator=torch.Generator().manual_seed(3))
     rows = [{"pixel_values_videos": clips[index % 3], "labels": index % 2} for index in range(4)]
     if masks:
-        rows = [{**row, "trajectory_labels": labels[index % 3]} for index, row in enumerate(rows)]
+        rows = [{**row, "target_trajectory_ids": labels[index % 3]} for index, row in enumerate(rows)]
     ends = []
     for batch, accumulation in ((4, 1), (1, 4)):
         model = build(config_of(tiny_config, num_labels=2), TrajViT2ForVideoClassification)
@@ -493,14 +493,34 @@ def test_accumulated_batches_have_fewer_texts_to_confuse_a_video_with(model, cli
     assert losses[1] == 0
 
 
-def test_trainer_evaluates_classes_when_told_that_masks_are_no_labels(tiny_config, clips, tmp_path):
+@pytest.mark.parametrize("masks", [False, True])
+def test_trainer_finds_the_labels_and_evaluates(tiny_config, clips, tmp_path, masks):
+    """Masks are optional: with them the loss of evaluation is that of both, without them that of the classes."""
     model = build(config_of(tiny_config, num_labels=2), TrajViT2ForVideoClassification)
-    rows = [{"pixel_values_videos": clip, "labels": index % 2} for index, clip in enumerate(clips)]
-    arguments = training_arguments(tmp_path, per_device_eval_batch_size=3, label_names=["labels"])
-    found = Trainer(model=model, args=arguments, eval_dataset=rows).evaluate()
+    labels, inputs = torch.tensor([0, 1, 0]), {"pixel_values_videos": clips}
+    if masks:
+        inputs["target_trajectory_ids"] = torch.randint(-1, 5, (3, 4, 10, 16))
+    rows = [{**{name: value[row] for name, value in inputs.items()}, "labels": int(labels[row])} for row in range(3)]
+    arguments = training_arguments(tmp_path, per_device_eval_batch_size=3)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        eval_dataset=rows,
+        compute_metrics=lambda found: {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())},
+    )
+    found = trainer.evaluate()
     with torch.no_grad():
-        expected = model(clips, labels=torch.tensor([0, 1, 0])).loss
-    assert found["eval_loss"] == pytest.approx(float(expected), abs=1e-5)
+        output = model(**inputs, labels=labels)
+        again = model(clips, labels=labels, trajectory_labels=inputs.get("target_trajectory_ids"))
+        assert torch.equal(model(pixel_values=clips).logits, output.logits)
+    assert found["eval_loss"] == pytest.approx(float(output.loss), abs=1e-5)
+    assert found["eval_accuracy"] == pytest.approx(float((output.logits.argmax(-1) == labels).float().mean()))
+    assert again.loss == output.loss
+    assert masks == (output.loss > F.cross_entropy(output.logits, labels) + 0.01)
+    with pytest.raises(ValueError, match="two names of the same"):
+        model(clips, target_trajectory_ids=labels, trajectory_labels=labels)
+    with pytest.raises(ValueError, match="did you mean `labels`"):
+        model(clips, lables=labels)
 
 
 class PairCollator:
@@ -545,7 +565,7 @@ def test_trainer_learns_pairs_of_videos_and_texts_and_goes_on_from_a_checkpoint(
     def losses_of(trainer) -> dict[int, float]:
         return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
 
-    whole = trainer_of(tmp_path / "whole", build(config_of(tiny_config)), label_names=[])
+    whole = trainer_of(tmp_path / "whole", build(config_of(tiny_config)))
     with torch.no_grad():
         by_hand = [whole.model(**whole.data_collator(some)).loss for some in (rows[:3], rows[3:])]
     assert whole.evaluate()["eval_loss"] == pytest.approx(float(sum(by_hand) / 2), abs=1e-5)

@@ -1,8 +1,13 @@
 """TrajVLM: prompts with images and videos give the same words in whatever batch, chunk or order they come."""
 
+import logging
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
@@ -20,6 +25,7 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from modeling_trajtok import (
     TrajTokModel,
@@ -30,7 +36,7 @@ from modeling_trajtok import (
     TrajVLMModel,
     TrajVLMProcessor,
 )
-from modeling_trajtok.modeling_trajvlm import LORA_MODULES_TO_SAVE, LORA_TARGET_MODULES, cut_into_chunks
+from modeling_trajtok.modeling_trajvlm import CACHE, LORA_MODULES_TO_SAVE, LORA_TARGET_MODULES, cut_into_chunks
 from modeling_trajtok.perceiver_trajtok import TrajTokPerceiver
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -96,9 +102,12 @@ def test_cache_changes_nothing(model, processor):
     first = {
         name: value[:, :-3] if name in ("input_ids", "attention_mask") else value for name, value in inputs.items()
     }
-    past = model(**first, use_cache=True).past_key_values
-    rest = model(input_ids=inputs["input_ids"][:, -3:], attention_mask=inputs["attention_mask"], past_key_values=past)
-    torch.testing.assert_close(rest.logits, logits[:, -3:], **CLOSE)
+    more = {"input_ids": inputs["input_ids"][:, -3:], "attention_mask": inputs["attention_mask"]}
+    for name in ("cache", "past_key_values"):
+        past = model(**first, use_cache=True)[CACHE]
+        torch.testing.assert_close(model(**more, **{name: past}).logits, logits[:, -3:], **CLOSE)
+    with pytest.raises(ValueError, match="both cache and past_key_values"):
+        model(**more, cache=past, past_key_values=past)
 
 
 def test_a_padded_batch_answers_as_each_prompt_alone(model, processor):
@@ -179,6 +188,55 @@ def test_words_arrive_one_by_one(model, processor):
     )
 
 
+def test_outputs_are_those_of_this_release(model, processor):
+    inputs = encode(processor, [ask(video(0), video(1)[0])])
+    whole, base = model(**inputs, use_cache=True), model.model(**inputs, use_cache=True)
+    expected = ((whole, CausalLMOutputWithPast, "logits"), (base, BaseModelOutputWithPast, "last_hidden_state"))
+    for output, kind, first in expected:
+        assert isinstance(output, kind) and isinstance(output.video_outputs, BaseModelOutputWithPooling)
+        assert list(output) == [first, CACHE, "image_outputs", "video_outputs"]
+        assert output.mm_encoder_outputs == {"image": output.image_outputs, "video": output.video_outputs}
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    again = model(**words, mm_encoder_outputs=whole.mm_encoder_outputs).logits
+    torch.testing.assert_close(again, whole.logits)
+    assert model(torch.tensor([[9, 11]])).mm_encoder_outputs is None
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What Transformers and Python say while a test runs: all warnings, and what the library logs as such."""
+    lines = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    library = transformers.logging.get_logger("transformers")
+    type(library).warning_once.cache_clear()
+    library.addHandler(handler)
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *rest, **named: lines.append(str(message)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        yield lines
+    library.removeHandler(handler)
+
+
+def test_nothing_deprecated_is_used(config, processor, tmp_path, told):
+    build(config).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    answers(model, encode(processor, [ask(video(0), video(1)[0])]), num_beams=2)
+    arguments = TrainingArguments(
+        tmp_path / "run", max_steps=1, report_to=[], save_strategy="no", remove_unused_columns=False, use_cpu=True
+    )
+    batch = encode(processor, [ask(video(0), answer="three")])
+    batch = {**batch, "labels": batch["input_ids"]}
+    Trainer(model, arguments, train_dataset=[0], data_collator=lambda rows: batch).train()
+    assert not [line for line in told if re.search("deprecat|removed in|future|instead", line, re.IGNORECASE)]
+    # Either way of telling would have been heard.
+    warnings.warn("a warning", FutureWarning, stacklevel=1)
+    transformers.logging.get_logger("transformers.some_module").warning_once("a line of the log")
+    assert told[-2:] == ["a warning", "a line of the log"]
+
+
 # --- chunks and tokens -----------------------------------------------------------------------------------------------
 
 
@@ -223,7 +281,7 @@ def test_only_valid_trajectories_become_tokens(vlm_config):
         for chunk in range(3):
             frames = clip[b : b + 1, 3 * chunk : 3 * chunk + 3]
             with torch.no_grad():
-                out = model.model._encode_chunks(frames, torch.ones(1, frames.shape[1], dtype=torch.bool))
+                out, _ = model.model._encode_chunks(frames, torch.ones(1, frames.shape[1], dtype=torch.bool), {})
             owned += [(chunk, k, int(out.num_patches[0, k])) for k in range(K)]
         kept = [(chunk, k) for chunk, k, patches in owned if patches]
         assert 4 < len(kept) < 3 * K
@@ -258,8 +316,9 @@ def test_siglip2_reads_patches_of_any_shape(vlm_config):
     with torch.no_grad():
         for height, width in ((48, 48), (32, 64)):
             clip = torch.randn(1, 3, 3, height, width)
-            features, grid = model.model._vision_features(clip)
-            assert tuple(grid) == (3, height // 8, width // 8) and features.shape == (1, grid.num_patches, 40)
+            patches, grid = model.model._vision_patches(clip, {})
+            assert tuple(grid) == (3, height // 8, width // 8)
+            assert patches.last_hidden_state.shape == (3, grid.patches_per_frame, 40)
             # A patch goes in as rows, columns, channels: what Siglip2ImageProcessor makes of it.
             assert model.get_video_features(clip).pooler_output[0].shape == (K, 32)
 

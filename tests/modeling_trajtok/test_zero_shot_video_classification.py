@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoProcessor, BertTokenizer, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import logging
 
 from modeling_trajtok import (
@@ -238,6 +239,57 @@ def test_a_bad_file_is_named(classify, videos, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(VideoDecodeError, match=r"Video 2 of 2: .*broken\.mp4"):
         classify([videos[0], str(tmp_path / "broken.mp4")], LABELS, batch_size=2)
+
+
+def test_a_skipped_video_keeps_its_place(classify, videos):
+    given = [b"no video", videos[0], videos[1], b"neither", b"nor this", videos[2]]
+    settings = {"videos_kwargs": {"skip_bad_videos": True}}
+    expected = [scores(classify(video, LABELS)) for video in videos]
+    forms = {1: given, 2: (video for video in given), 8: KeyDataset([{"video": one} for one in given], "video")}
+    for batch_size, form in forms.items():
+        results = list(classify(form, LABELS, batch_size=batch_size, **settings))
+        assert [index for index, result in enumerate(results) if "error" in result] == [0, 3, 4]
+        for index in (0, 3, 4):
+            assert results[index]["index"] == index and "not a video" in results[index]["error"]
+            assert results[index]["video"] == f"<{len(given[index])} bytes in memory>"
+        for result, wanted in zip((results[1], results[2], results[5]), expected, strict=True):
+            assert scores(result) == pytest.approx(wanted, abs=1e-5)
+    alone = classify(b"no video", LABELS, **settings)
+    assert alone["index"] == 0 and "not a video" in alone["error"]
+    with pytest.raises(ValueError, match="candidate_labels is empty"):
+        classify([b"no video"], [], **settings)
+
+
+def test_columns_of_data_sets(classify, videos, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    paths = []
+    for number, frames in enumerate(videos):
+        pictures = [Image.fromarray(frame) for frame in frames]
+        paths.append(str(tmp_path / f"{number}.gif"))
+        pictures[0].save(paths[-1], save_all=True, append_images=pictures[1:], duration=100)
+    expected = [scores(result) for result in classify(paths, LABELS)]
+    table = datasets.Dataset.from_dict({"video": paths})
+    for column in (table["video"], KeyDataset(table, "video"), table.to_iterable_dataset()["video"]):
+        results = classify(column, LABELS, batch_size=2)
+        assert [scores(result) for result in results] == [pytest.approx(one, abs=1e-5) for one in expected]
+
+
+def test_a_saved_pipeline_opens_again(folder, videos, tmp_path):
+    classify = pipeline(TASK, model=str(folder))
+    expected = scores(classify(videos[0], LABELS))
+    classify.save_pretrained(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"processor_config.json", "tokenizer.json", "model.safetensors", "modeling_trajvit2.py"} <= names
+    assert {"zero_shot_video_classification.py", "processing_trajvit2.py", "video_processing_trajtok.py"} <= names
+    again = pipeline(TASK, model=str(tmp_path))
+    assert scores(again(videos[0], LABELS)) == pytest.approx(expected)
+    in_memory = pipeline(TASK, model=classify.model, processor=classify.processor)
+    assert scores(in_memory(videos[0], LABELS)) == pytest.approx(expected)
+
+
+def test_nothing_is_no_list_of_videos(classify):
+    with pytest.raises(ValueError, match="Got an empty list of videos"):
+        classify([], LABELS)
 
 
 def test_what_is_missing_is_said(folder, tmp_path, tiny_config):
