@@ -1,32 +1,48 @@
-"""Decoder backends: one file on disk in, the chosen frames out; the same frames whichever backend ran.
+"""Decoder backends: one file in, the chosen frames out; the same frames whichever backend ran.
 
-In:   a path, a callback that chooses frame indices once the timeline is known, a deadline
+In:   an open file and a DecodeRequest (a callback that chooses frame indices once the timeline is known, and limits)
 Out:  DecodedVideo: only the chosen frames are ever kept, so memory follows what was asked for, not the duration
 From: frame_decoding (which picks the backend and guards the time)     To: frame_decoding
 
 All backends read the video stream that FFmpeg calls best (the default one, then the highest bit rate), turn the
 picture as the file's rotation says, and convert colours by the file's own matrix and range (BT.601 or BT.709, limited
-or full).
+or full). All take the timeline, and the word on damage, from PyAV: torchcodec and decord do not pass on what FFmpeg
+says about a picture.
 """
 
 import json
-import re
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 import numpy as np
 
 from .decord_worker import WORKER_FILE
 from .frame_sampling import FrameTimeline
+from .media_container import (
+    RAW_STREAM_FORMATS,
+    PacketTable,
+    check_deadline,
+    open_media,
+    read_packets,
+    refuse_missing_bytes,
+    repaired_times_s,
+    timeline_of,
+    video_stream,
+)
+from .media_integrity import check_integrity
 from .picture_frames import PictureValueError, read_pictures
-from .video_sources import VideoDecodeError, VideoTimeoutError
+from .video_sources import VideoDecodeError
 
 try:
     import av
+    from av.sidedata.sidedata import SideDataContainer
+    from av.video.reformatter import VideoReformatter
 except ImportError:
     av = None
 
@@ -35,10 +51,64 @@ try:
 except ImportError:
     Image = None
 
+ANIMATION_SIGNATURES = (b"GIF8",)
+PICTURE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
+PILLOW_FORMATS = ("GIF", "PNG", "WEBP", "JPEG", "BMP", "TIFF")
 TORCHCODEC_FRAMES_PER_CALL = 16
 SEEK_PAYS_BEYOND_FRAMES = 8  # decoding a few frames on costs less than a jump, which empties the decoder
+DEFAULT_MAX_BYTES = 4 << 30
+CELLS_PER_SIDE, MOST_APART = 16, 2.5  # of 255: pictures that two decoders see
+DECODER_BYTES_PER_PX = 64  # a decoder keeps up to 16 reference pictures and some for its threads
 
 ChooseFrames = Callable[[FrameTimeline], Sequence[int] | np.ndarray]
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """What is wanted of a file.
+
+    Attributes:
+        choose_frames: called with the timeline; returns frame indices, strictly ascending.
+        deadline: value of `time.monotonic()` at which decoding is given up.
+        max_bytes: memory for the chosen frames, and for the pictures that a decoder keeps.
+        skip_damaged: leave damaged frames out, in place of an error.
+    """
+
+    choose_frames: ChooseFrames
+    deadline: float
+    max_bytes: int = DEFAULT_MAX_BYTES
+    skip_damaged: bool = False
+
+    def indices(self, timeline: FrameTimeline) -> np.ndarray:
+        """Ask the callback and check its answer: (T,) int64, strictly ascending, inside the video."""
+        total = timeline.total_num_frames
+        if total < 1:
+            raise VideoDecodeError("has zero frames")
+        indices = np.asarray(self.choose_frames(timeline), dtype=np.int64)
+        if indices.ndim != 1 or not len(indices) or indices[0] < 0 or indices[-1] >= total:
+            raise ValueError(f"Frame indices must lie in 0..{total - 1}, at least one; got {indices.tolist()}.")
+        if (np.diff(indices) <= 0).any():
+            raise ValueError(f"Frame indices must be strictly ascending, got {indices.tolist()}.")
+        return indices
+
+    def check_picture_size(self, height_px: int, width_px: int) -> None:
+        """Refuse pictures that a decoder cannot hold within `max_bytes`."""
+        most_px = self.max_bytes // DECODER_BYTES_PER_PX
+        if height_px * width_px > most_px:
+            raise VideoDecodeError(
+                f"has frames of {height_px}x{width_px} px (height x width), {height_px * width_px / 1e6:.0f} million; "
+                f"expected at most {most_px / 1e6:.0f} million. Raise `max_bytes`, now {self.max_bytes / 1e9:.1f} GB, "
+                "or write the video smaller with ffmpeg"
+            )
+
+    def check_memory(self, num_frames: int, height_px: int, width_px: int) -> None:
+        """Refuse a choice of frames that does not fit into `max_bytes`."""
+        wanted_bytes = num_frames * height_px * width_px * 3
+        if wanted_bytes > self.max_bytes:
+            raise VideoDecodeError(
+                f"needs {wanted_bytes / 1e9:.1f} GB for {num_frames} frames of {height_px}x{width_px} px (height x "
+                f"width); expected at most {self.max_bytes / 1e9:.1f} GB. Choose fewer frames, or raise `max_bytes`"
+            )
 
 
 @dataclass
@@ -53,6 +123,7 @@ class DecodedVideo:
         duration_s: seconds from the first frame of the source until its last one disappears; None for a still picture.
         total_num_frames: frames in the source.
         backend: the decoder that ran.
+        num_damaged_frames: chosen frames that are left out because they are damaged.
     """
 
     frames_uint8: np.ndarray
@@ -62,19 +133,7 @@ class DecodedVideo:
     duration_s: float | None
     total_num_frames: int
     backend: str
-
-    @classmethod
-    def of_timeline(cls, frames: list[np.ndarray], indices: np.ndarray, timeline: FrameTimeline, backend: str):
-        """The chosen frames of a source, with what its timeline says about them."""
-        return cls(
-            stack_frames(frames, len(indices), timeline.total_num_frames),
-            indices,
-            timeline.frame_times_s[indices],
-            timeline.fps,
-            timeline.duration_s,
-            timeline.total_num_frames,
-            backend,
-        )
+    num_damaged_frames: int = 0
 
     @property
     def source_size_hw(self) -> tuple[int, int]:
@@ -82,315 +141,418 @@ class DecodedVideo:
         return self.frames_uint8.shape[1], self.frames_uint8.shape[2]
 
 
-def check_deadline(deadline: float) -> None:
-    """Raise when `time.monotonic()` has passed `deadline`."""
-    if time.monotonic() > deadline:
-        raise VideoTimeoutError("decoding did not end within the time limit")
+@dataclass
+class _FrameStack:
+    """Collects frames in one array: no frame is in memory twice."""
 
+    wanted: int
+    frames_uint8: np.ndarray | None = None
+    filled: int = 0
 
-def chosen_indices(choose_frames: ChooseFrames, timeline: FrameTimeline) -> np.ndarray:
-    """Ask the callback and check its answer: (T,) int64, strictly ascending, inside the video."""
-    total_num_frames = timeline.total_num_frames
-    if total_num_frames < 1:
-        raise VideoDecodeError("has zero frames")
-    indices = np.asarray(choose_frames(timeline), dtype=np.int64)
-    if indices.ndim != 1 or not len(indices) or indices[0] < 0 or indices[-1] >= total_num_frames:
-        raise ValueError(f"Frame indices must lie in 0..{total_num_frames - 1}, at least one; got {indices.tolist()}.")
-    if (np.diff(indices) <= 0).any():
-        raise ValueError(f"Frame indices must be strictly ascending, got {indices.tolist()}.")
-    return indices
+    def add(self, rgb: np.ndarray) -> None:
+        if self.frames_uint8 is None:
+            self.frames_uint8 = np.empty((self.wanted, *rgb.shape), dtype=np.uint8)
+        if rgb.shape != self.frames_uint8.shape[1:]:
+            sizes = sorted({rgb.shape[:2], self.frames_uint8.shape[1:3]})
+            raise VideoDecodeError(f"changes its picture size on the way: (height, width) {sizes}")
+        self.frames_uint8[self.filled] = rgb
+        self.filled += 1
 
-
-def stack_frames(frames: list[np.ndarray], wanted: int, total_num_frames: int) -> np.ndarray:
-    """Stack to (T, H_px, W_px, 3); refuses a file that broke off or changed its picture size."""
-    if len(frames) < wanted:
-        raise VideoDecodeError(
-            f"is truncated or corrupt: only {len(frames)} of the {wanted} chosen frames could be decoded "
-            f"(the file announces {total_num_frames})"
+    def video(self, indices: np.ndarray, timeline: FrameTimeline, backend: str, num_damaged: int = 0) -> DecodedVideo:
+        if self.filled < len(indices):
+            raise VideoDecodeError(
+                f"is truncated or corrupt: only {self.filled} of the {len(indices)} chosen frames could be decoded"
+            )
+        return DecodedVideo(
+            self.frames_uint8,
+            indices,
+            timeline.frame_times_s[indices],
+            timeline.fps,
+            timeline.duration_s,
+            timeline.total_num_frames,
+            backend,
+            num_damaged,
         )
-    sizes = {frame.shape[:2] for frame in frames}
-    if len(sizes) > 1:
-        raise VideoDecodeError(f"changes its picture size on the way: (height, width) {sorted(sizes)}")
-    return np.stack(frames)
 
 
 # --- PyAV ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _PacketIndex:
-    """What reading the packets, without decoding them, tells about a stream."""
-
-    pts: list[int]  # of every frame, ascending: entry i is the time stamp of frame i
-    keyframes: list[tuple[int, int]]  # (pts, where to seek for it), ascending
-    trustworthy: bool  # every packet has a time stamp of its own
-    last_frame_s: float | None  # how long the last frame is shown, if the file says
-
-
-def decode_with_pyav(path: str, choose_frames: ChooseFrames, deadline: float) -> DecodedVideo:
+def decode_with_pyav(file: BinaryIO, request: DecodeRequest) -> DecodedVideo:
     """Decode with PyAV, jumping from keyframe to keyframe where frames in between are not wanted."""
-    try:
-        with _open_with_pyav(path) as container:
-            stream = _best_video_stream(container)
-            index = _read_packets(container, stream, deadline)
+    return _decode_with_pyav(file, request, _RgbConverter())
+
+
+def _decode_with_pyav(file: BinaryIO, request: DecodeRequest, converter: Callable) -> DecodedVideo:
+    with open_media(file, request.deadline) as container:
+        stream = video_stream(container)
+        request.check_picture_size(stream.height, stream.width)
+        table = read_packets(container, stream, request.deadline)
+        refuse_missing_bytes(stream, file)
+        check_integrity(file, container.format.name, request.deadline)
+        # Palettes come with the first packet only, which a jump leaves out.
+        can_jump = stream.codec_context.pix_fmt != "pal8" and container.format.name not in RAW_STREAM_FORMATS
+        if can_jump and table.before_start:
+            _settle_start(file, table, request.deadline)
+        order = table.display_order if can_jump else None
+        if order:
             try:
-                if index.trustworthy:
-                    return _read_at_time_stamps(container, stream, index, choose_frames, deadline)
-            except _FrameNotFoundError:
-                pass  # packets that show nothing (VP8 alternate references): count pictures instead
-        return _read_in_order(path, choose_frames, deadline)
-    except av.FFmpegError as error:
-        raise VideoDecodeError(f"is corrupt, truncated or not a video ({error.strerror or error})") from error
+                return _decode_by_jumping(container, stream, table, order, request, converter)
+            except _OrderedReadNeededError:
+                pass
+    return _decode_in_order(file, table, request, converter)
 
 
-class _FrameNotFoundError(Exception):
-    """A time stamp of the packet index belongs to no picture."""
+def _settle_start(file: BinaryIO, table: PacketTable, deadline: float) -> None:
+    """Find out by decoding which pictures from before the first keyframe are shown."""
+    shown, damaged = set(), set()
+    with open_media(file, deadline) as container:
+        for number, frame in _pictures_in_order(container, _patient_stream(container), table, deadline):
+            (damaged if frame is None or frame.is_corrupt else shown).add(number)
+            if frame is not None and number >= table.second_key:
+                break
+    for number in table.before_start - (shown - damaged):
+        table.is_shown[number] = False
 
 
-def _inspect_with_pyav(path: str, deadline: float) -> tuple[int, FrameTimeline | None]:
-    """Refuse, for decoders that do not notice, files without video and files that broke off.
+class _OrderedReadNeededError(Exception):
+    """Jumping does not tell for certain: damage, a picture that is not there, or a jump that missed its aim."""
 
-    Returns:
-        The number of video streams, and the timeline; 1 and None where PyAV is missing and nothing can be told.
-    """
-    if av is None:
-        return 1, None
+
+class _RgbConverter:
+    """Turns frames into upright RGB, with one conversion context for a video, which uses no threads."""
+
+    def __init__(self):
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame) -> np.ndarray:
+        """(H_px, W_px, 3) uint8, turned and mirrored as the display matrix says (PyAV leaves that to its caller)."""
+        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        # `frame.side_data` would make the frame refer to itself, and leave it to the garbage collector.
+        matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+        if matrix is None:
+            return rgb
+        # The point (x, y) of the stored picture is shown at (a x + c y, b x + d y).
+        a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+        if abs(b) > abs(a):
+            rgb, a, d = rgb.transpose(1, 0, 2), c, b
+        return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _decode_by_jumping(
+    container, stream, table: PacketTable, order: list[int], request: DecodeRequest, converter
+) -> DecodedVideo:
+    pts = np.array([table.pts[number] for number in order], dtype=np.int64)
+    timeline = timeline_of(stream, pts * float(stream.time_base), table.last_frame_s)
+    indices = request.indices(timeline)
+    request.check_memory(len(indices), stream.height, stream.width)
+    stack = _FrameStack(len(indices))
+    keys = [number for number in range(len(table.pts)) if table.is_key[number] and table.pts[number] is not None]
+    keys.sort(key=table.pts.__getitem__)
+    key_positions = np.searchsorted(pts, [table.pts[number] for number in keys])
+    pictures, previous = None, 0
+    for position in indices.tolist():
+        chosen = max(int(np.searchsorted(key_positions, position, side="right")) - 1, 0)
+        if pictures is None or key_positions[chosen] > previous + SEEK_PAYS_BEYOND_FRAMES:
+            pictures = _pictures_from(container, stream, table, keys[chosen], request.deadline)
+        for number, frame in pictures:
+            if number == order[position]:
+                stack.add(converter(frame))
+                break
+            if table.pts[number] > pts[position]:
+                raise _OrderedReadNeededError
+        else:
+            raise _OrderedReadNeededError
+        previous = position
+    return stack.video(indices, timeline, "pyav")
+
+
+def _pictures_from(container, stream, table: PacketTable, key: int, deadline: float) -> Iterator:
+    """Decode from a keyframe on: (number of the packet, frame) in the order of showing."""
+    known = zip(table.pts, table.dts, table.num_bytes, strict=True)
+    numbers = {facts: number for number, facts in enumerate(known)}
+    # Containers index by decoding or by presentation time; the earlier of both never jumps too far.
+    stamps = [stamp for stamp in (table.pts[key], table.dts[key]) if stamp is not None]
     try:
-        with _open_with_pyav(path) as container:
-            stream = _best_video_stream(container)
-            index = _read_packets(container, stream, deadline)
-            pts = np.array(index.pts if index.trustworthy else [], dtype=np.int64)
-            return len(container.streams.video), _timeline(stream, pts * float(stream.time_base), index.last_frame_s)
+        container.seek(min(stamps), stream=stream)
     except av.FFmpegError as error:
-        raise VideoDecodeError(f"is corrupt, truncated or not a video ({error.strerror or error})") from error
-
-
-def _open_with_pyav(path: str):
-    # Old versions of torchvision ask PyAV for messages when imported. Passing them on takes the interpreter lock,
-    # which whoever closes a decoder holds while waiting for its threads: without this, decoding can hang.
-    av.logging.set_level(None)
-    # Titles in old encodings are no reason to refuse a video.
-    return av.open(path, metadata_errors="replace")
-
-
-def _best_video_stream(container):
-    stream = container.streams.best("video")
-    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-        kinds = sorted({"cover picture" if s.type == "video" else s.type for s in container.streams}) or ["nothing"]
-        raise VideoDecodeError(f"has no video stream (found: {', '.join(kinds)}); expected a video")
-    if stream.codec_context is None:
-        raise VideoDecodeError("has a video stream in a format that this PyAV build cannot decode")
-    stream.thread_type = "AUTO"
-    return stream
-
-
-def _read_packets(container, stream, deadline: float) -> _PacketIndex:
-    shown, keyframes, num_packets, last = [], [], 0, (None, None)
+        raise _OrderedReadNeededError from error
+    arrived = False
     for packet in container.demux(stream):
         check_deadline(deadline)
-        if packet.size == 0:
-            continue
-        num_packets += 1
-        if packet.is_keyframe and packet.pts is not None:
-            # Containers index by decoding or by presentation time; the earlier of both never jumps too far.
-            keyframes.append((packet.pts, packet.pts if packet.dts is None else min(packet.pts, packet.dts)))
-        if not packet.is_discard:
-            shown.append(packet.pts)
-            if packet.pts is not None and (last[0] is None or packet.pts > last[0]):
-                last = (packet.pts, packet.duration)
-    if num_packets < stream.frames:
-        raise VideoDecodeError(f"is truncated: it holds {num_packets} of the {stream.frames} frames it announces")
-    trustworthy = bool(keyframes) and None not in shown and len(set(shown)) == len(shown)
-    last_frame_s = float(last[1] * stream.time_base) if last[1] else None
-    index = _PacketIndex(sorted(shown) if trustworthy else shown, sorted(keyframes), trustworthy, last_frame_s)
-    if trustworthy:
-        _refuse_early_end(container, stream, index.pts)
-    return index
+        if packet.size:
+            number = numbers.get((packet.pts, packet.dts, packet.size))
+            if number is None or number in table.corrupt or (not arrived and number > key):
+                raise _OrderedReadNeededError
+            arrived = arrived or number == key
+            if not arrived:
+                continue
+            packet.pts = packet.dts = number
+        try:
+            frames = stream.codec_context.decode(packet if packet.size else None)
+        except EOFError:
+            return
+        except av.FFmpegError as error:
+            raise _OrderedReadNeededError from error
+        for frame in frames:
+            known = frame.pts is not None and 0 <= frame.pts < len(table.pts)
+            is_false_start = frame.pts == key != table.first_key and not frame.key_frame
+            if frame.is_corrupt or not known or is_false_start:
+                raise _OrderedReadNeededError
+            yield frame.pts, frame
 
 
-def _refuse_early_end(container, stream, pts: list[int]) -> None:
-    """Containers that announce no frame count (Matroska, WebM) announce a duration."""
-    if stream.frames or len(pts) < 2:
-        return
-    clock = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
-    if clock:
-        hours, minutes, seconds = map(float, clock.groups())
-        announced_s = 3600 * hours + 60 * minutes + seconds
-    elif container.duration and len(container.streams) == 1:
-        announced_s = container.duration / 1e6
-    else:
-        return
-    frame_s = float((pts[-1] - pts[0]) * stream.time_base) / (len(pts) - 1)
-    found_s = float(pts[-1] * stream.time_base) + frame_s
-    # Three frames of grace: durations are rounded, and the last frame may be shown longer.
-    if found_s + 3 * frame_s < announced_s:
+def _decode_in_order(file: BinaryIO, table: PacketTable, request: DecodeRequest, converter: Callable) -> DecodedVideo:
+    """Decode from the start: a first pass finds what is shown and what is damaged, a second one keeps the chosen."""
+    numbers, damaged = [], set()
+    with open_media(file, request.deadline) as container:
+        stream = _patient_stream(container)
+        for number, frame in _pictures_in_order(container, stream, table, request.deadline):
+            if frame is not None:
+                numbers.append(number)
+            if frame is None or frame.is_corrupt:
+                damaged.add(number)
+        height_px, width_px = stream.height, stream.width
+        slots = _slots(table, numbers, damaged)
+        stamps = [table.pts[number] for number, _ in slots]
+        times_s = repaired_times_s(stream, stamps)
+        steady = None not in stamps and stamps == sorted(set(stamps))
+        timeline = timeline_of(stream, times_s, table.last_frame_s if steady else None)
+    indices = request.indices(timeline)
+    request.check_memory(len(indices), height_px, width_px)
+    spoiled = table.spoiled_by(damaged)
+    bad = np.array([slots[index][1] is None or slots[index][0] in spoiled for index in indices.tolist()])
+    if bad.any() and not (request.skip_damaged and not bad.all()):
         raise VideoDecodeError(
-            f"is truncated: it ends after {found_s:.2f} s ({len(pts)} frames) of the {announced_s:.2f} s it announces"
+            f"is corrupt: the decoder reports damage in {bad.sum()} of the {len(bad)} chosen frames, first at "
+            f"{times_s[indices[bad][0]]:.2f} s; choose others, or leave damaged ones out with `skip_damaged=True`"
         )
-
-
-def _timeline(stream, times_s: np.ndarray, last_frame_s: float | None) -> FrameTimeline:
-    """The timeline of pictures shown at `times_s` (seconds, ascending), the last one for `last_frame_s` seconds."""
-    total = len(times_s)
-    if not total:
-        return FrameTimeline(0)
-    times_s = times_s - times_s[0]
-    rate = float(stream.average_rate or 0)
-    if rate and np.abs(times_s - np.arange(total) / rate).max() <= float(stream.time_base or 0):
-        # A constant rate: time stamps are rounded, the rate is not.
-        steady_s = total / rate
-        held = last_frame_s is not None and abs(times_s[-1] + last_frame_s - steady_s) > 0.5 / rate
-        return FrameTimeline(total, times_s, times_s[-1] + last_frame_s if held else steady_s)
-    if last_frame_s is None:
-        last_frame_s = float(np.median(np.diff(times_s))) if total > 1 else 1 / (rate or 25)
-    return FrameTimeline(total, times_s, times_s[-1] + last_frame_s)
-
-
-def _read_at_time_stamps(container, stream, index: _PacketIndex, choose_frames, deadline: float) -> DecodedVideo:
-    pts = np.array(index.pts, dtype=np.int64)
-    timeline = _timeline(stream, pts * float(stream.time_base), index.last_frame_s)
-    indices = chosen_indices(choose_frames, timeline)
-    keyframe_numbers = np.searchsorted(pts, [key_pts for key_pts, _ in index.keyframes])
-    frames, decoder, previous = [], None, 0
-    for number in indices.tolist():
-        keyframe = max(np.searchsorted(keyframe_numbers, number, side="right") - 1, 0)
-        if decoder is None or keyframe_numbers[keyframe] > previous + SEEK_PAYS_BEYOND_FRAMES:
-            container.seek(index.keyframes[keyframe][1], stream=stream)
-            decoder = container.decode(stream)
-        for frame in decoder:
-            check_deadline(deadline)
-            if frame.pts is None or frame.pts >= pts[number]:
+    indices = indices[~bad]
+    wanted = {slots[index][1] for index in indices.tolist()}
+    stack = _FrameStack(len(indices))
+    with open_media(file, request.deadline) as container:
+        stream, ordinal = _patient_stream(container), 0
+        for _, frame in _pictures_in_order(container, stream, table, request.deadline):
+            if frame is not None:
+                if ordinal in wanted:
+                    stack.add(converter(frame))
+                ordinal += 1
+            if stack.filled == len(indices):
                 break
-        else:
-            raise _FrameNotFoundError
-        if frame.pts != pts[number]:
-            raise _FrameNotFoundError
-        frames.append(_upright_rgb(frame))
-        previous = number
-    return DecodedVideo.of_timeline(frames, indices, timeline, "pyav")
+    return stack.video(indices, timeline, "pyav", int(bad.sum()))
 
 
-def _read_in_order(path: str, choose_frames, deadline: float) -> DecodedVideo:
-    """For files whose packets do not tell the frames: one pass counts pictures, a second one keeps the chosen."""
-    with _open_with_pyav(path) as container:
-        stream = _best_video_stream(container)
-        times = []
-        for frame in container.decode(stream):
-            check_deadline(deadline)
-            times.append(frame.time)
-        if None in times:
-            rate = float(stream.average_rate or 25)
-            times = [number / rate for number in range(len(times))]
-        timeline = _timeline(stream, np.array(times, dtype=np.float64), None)
-    indices = chosen_indices(choose_frames, timeline)
-    wanted, frames = set(indices.tolist()), []
-    with _open_with_pyav(path) as container:
-        for number, frame in enumerate(container.decode(_best_video_stream(container))):
-            check_deadline(deadline)
-            if number in wanted:
-                frames.append(_upright_rgb(frame))
-            if number == indices[-1]:
-                break
-    return DecodedVideo.of_timeline(frames, indices, timeline, "pyav")
+def _patient_stream(container):
+    return video_stream(container, threads=1)  # with threads, errors are reported with a later packet
 
 
-def _upright_rgb(frame) -> np.ndarray:
-    """RGB (H_px, W_px, 3) uint8, turned and mirrored as the display matrix says (PyAV leaves that to its caller)."""
-    if frame.is_corrupt:
-        raise VideoDecodeError(f"is corrupt: the frame at {frame.time} s is damaged")
-    rgb = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return rgb
-    # The point (x, y) of the stored picture is shown at (a x + c y, b x + d y).
-    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
-    if abs(b) > abs(a):
-        rgb, a, d = rgb.transpose(1, 0, 2), c, b
-    return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+def _pictures_in_order(container, stream, table: PacketTable, deadline: float) -> Iterator:
+    """Decode everything: (number of the packet, frame), and (number, None) for packets that are damaged."""
+    number = -1
+    for packet in container.demux(stream):
+        check_deadline(deadline)
+        if packet.size:
+            number += 1
+            if number in table.corrupt:
+                yield number, None
+            packet.pts = packet.dts = number
+        if not 0 <= number < len(table.pts):
+            return
+        try:
+            frames = stream.codec_context.decode(packet if packet.size else None)
+        except EOFError:
+            return
+        except av.FFmpegError:
+            yield number, None
+            continue
+        for frame in frames:
+            known = frame.pts is not None and 0 <= frame.pts <= number
+            yield (frame.pts if known else number), frame
+
+
+def _slots(table: PacketTable, numbers: list[int], damaged: set[int]) -> list[tuple[int, int | None]]:
+    """One entry per frame of the video: (number of its packet, place among the decoder's pictures; None: lost).
+
+    Pictures from before the first keyframe that cannot be decoded are no frames, and are taken out of `damaged`.
+    """
+    unborn = damaged & table.before_start
+    damaged -= unborn
+    slots = [(number, ordinal) for ordinal, number in enumerate(numbers) if number not in unborn]
+    for number in sorted(table.groups_of(damaged) - set(numbers) - unborn):
+        if not table.is_shown[number]:
+            continue
+        stamp = table.pts[number]
+        later = (
+            place
+            for place, (other, _) in enumerate(slots)
+            if (other > number if None in (stamp, table.pts[other]) else table.pts[other] > stamp)
+        )
+        slots.insert(next(later, len(slots)), (number, None))
+    return slots
 
 
 # --- torchcodec ------------------------------------------------------------------------------------------------------
 
 
-def decode_with_torchcodec(path: str, choose_frames: ChooseFrames, deadline: float) -> DecodedVideo:
+def _checked_choice(file: BinaryIO, request: DecodeRequest) -> DecodedVideo:
+    """The choice of frames, and PyAV's word that they are there and undamaged, with `_luma_cells` for pictures."""
+    converter = _RgbConverter()
+    return _decode_with_pyav(file, request, lambda frame: _luma_cells(converter(frame)))
+
+
+def _luma_cells(rgb: np.ndarray) -> np.ndarray:
+    """Mean brightness in up to 16 x 16 cells of a picture: colours may be rounded otherwise, brightness is not."""
+    starts = [np.unique(np.linspace(0, side, CELLS_PER_SIDE, endpoint=False).astype(int)) for side in rgb.shape[:2]]
+    green = np.add.reduceat(np.add.reduceat(rgb[..., 1].astype(np.float32), starts[0], axis=0), starts[1], axis=1)
+    areas = np.outer(*(np.diff([*start, side]) for start, side in zip(starts, rgb.shape[:2], strict=True)))
+    return (green / areas).round().astype(np.uint8)
+
+
+def _agreed(chosen: DecodedVideo, frames: Sequence[np.ndarray], backend: str) -> DecodedVideo:
+    """The pictures of another decoder, if they are those that PyAV sees (libraries differ in where a jump lands)."""
+    cells = np.stack([_luma_cells(frame) for frame in frames])
+    if cells.shape != chosen.frames_uint8.shape:
+        raise VideoDecodeError(f"has frames of another shape in {backend} than in PyAV; use the decoder 'auto'")
+    apart = np.abs(cells.astype(np.int16) - chosen.frames_uint8).mean(axis=(1, 2))
+    if apart.max() > MOST_APART:
+        raise VideoDecodeError(
+            f"shows other pictures in {backend} than in PyAV, first at {chosen.frame_times_s[apart.argmax()]:.2f} s; "
+            "use the decoder 'auto'"
+        )
+    return replace(chosen, frames_uint8=np.stack(frames), backend=backend)
+
+
+def decode_with_torchcodec(file: BinaryIO, request: DecodeRequest) -> DecodedVideo:
     """Decode with torchcodec, which finds frames exactly and turns them upright by itself."""
     from torchcodec.decoders import VideoDecoder
 
-    _, timeline = _inspect_with_pyav(path, deadline)
+    chosen = _checked_choice(file, request)
+    file.seek(0)
+    frames = []
     try:
-        decoder = VideoDecoder(path, dimension_order="NHWC", seek_mode="exact")
-        facts = decoder.metadata
-        total, announced = len(decoder), facts.num_frames_from_header
-        if announced is not None and total < announced:
-            raise VideoDecodeError(f"is truncated: it holds {total} of the {announced} frames it announces")
-        if timeline is None or timeline.total_num_frames != total:
-            timeline = FrameTimeline.at_rate(total, facts.average_fps)
-        indices = chosen_indices(choose_frames, timeline)
-        frames = []
-        for start in range(0, len(indices), TORCHCODEC_FRAMES_PER_CALL):
-            check_deadline(deadline)
-            batch = decoder.get_frames_at(indices[start : start + TORCHCODEC_FRAMES_PER_CALL].tolist())
-            frames.extend(batch.data.numpy())
+        decoder = VideoDecoder(file, dimension_order="NHWC", seek_mode="exact")
+        _refuse_other_count("torchcodec", len(decoder), chosen.total_num_frames)
+        for start in range(0, len(chosen.frame_indices), TORCHCODEC_FRAMES_PER_CALL):
+            check_deadline(request.deadline)
+            some = chosen.frame_indices[start : start + TORCHCODEC_FRAMES_PER_CALL].tolist()
+            frames += list(decoder.get_frames_at(some).data.numpy())
     except (RuntimeError, IndexError) as error:
         raise VideoDecodeError(f"cannot be decoded by torchcodec ({str(error).splitlines()[0]})") from error
-    return DecodedVideo.of_timeline(frames, indices, timeline, "torchcodec")
+    return _agreed(chosen, frames, "torchcodec")
+
+
+def _refuse_other_count(backend: str, counted: int, shown: int) -> None:
+    if counted != shown:
+        raise VideoDecodeError(f"has {shown} frames, of which {backend} counts {counted}; use the decoder 'auto'")
 
 
 # --- decord ----------------------------------------------------------------------------------------------------------
 
 
-def decode_with_decord(path: str, choose_frames: ChooseFrames, deadline: float) -> DecodedVideo:
+def decode_with_decord(file: BinaryIO, request: DecodeRequest) -> DecodedVideo:
     """Decode with decord in a child process that is killed at the deadline."""
-    num_streams, timeline = _inspect_with_pyav(path, deadline)
+    with open_media(file, request.deadline) as container:
+        num_streams = len(container.streams.video)
     if num_streams > 1:  # decord's FFmpeg is older and may call another one best
         raise VideoDecodeError(f"has {num_streams} video streams, of which decord may read the wrong one; use 'auto'")
-    command = [sys.executable, WORKER_FILE, path]
+    chosen = _checked_choice(file, request)
+    order = {"indices": chosen.frame_indices.tolist()}
+    descriptor, media = _descriptor(file), b""
+    if descriptor is None:
+        file.seek(0)
+        media = file.read()
+    else:
+        order["path"] = f"/dev/fd/{descriptor}"  # a name that says nothing
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    answer, complaint = b"", b""
-    with subprocess.Popen(command, **pipes) as worker:
-        killer = threading.Timer(max(deadline - time.monotonic(), 0), worker.kill)
+    kept = {} if descriptor is None else {"pass_fds": (descriptor,)}
+    with subprocess.Popen([sys.executable, WORKER_FILE], **pipes, **kept) as worker:
+        killer = threading.Timer(max(request.deadline - time.monotonic(), 0), worker.kill)
         killer.start()
         try:
-            facts = json.loads(worker.stdout.readline() or "null")
-            if facts is None:
-                complaint = worker.stderr.read()
-            else:
-                total, fps = facts["total_num_frames"], facts["source_fps"]
-                if timeline is None or timeline.total_num_frames != total:
-                    timeline = FrameTimeline.at_rate(total, fps)
-                indices = chosen_indices(choose_frames, timeline)
-                answer, complaint = worker.communicate(json.dumps(indices.tolist()).encode() + b"\n")
+            answer, complaint = worker.communicate(json.dumps(order).encode() + b"\n" + media)
         finally:
             killer.cancel()
             worker.kill()
-    check_deadline(deadline)
+    check_deadline(request.deadline)
     if b"\n" not in answer:
         said = [line.strip() for line in complaint.decode(errors="replace").splitlines() if "Error" in line]
         raise VideoDecodeError(f"cannot be decoded by decord ({said[-1] if said else 'it gave up without a word'})")
     header, raw = answer.split(b"\n", 1)
     header = json.loads(header)
+    _refuse_other_count("decord", header["total_num_frames"], chosen.total_num_frames)
     if header["shape"][-1] != 3:  # decord 0.6 takes row padding for channels at some small widths
         raise VideoDecodeError(f"has a width that decord misreads: frames came as {header['shape'][1:]}")
-    frames = list(np.frombuffer(raw, dtype=np.uint8).reshape(header["shape"]))
-    return DecodedVideo.of_timeline(frames, indices, timeline, "decord")
+    return _agreed(chosen, list(np.frombuffer(raw, dtype=np.uint8).reshape(header["shape"])), "decord")
+
+
+def _descriptor(file: BinaryIO) -> int | None:
+    """Of a file that another process can open as /dev/fd/N; None for memory, and for systems without such names."""
+    try:
+        return file.fileno() if os.path.isdir("/dev/fd") else None
+    except OSError:
+        return None
 
 
 # --- Pillow ----------------------------------------------------------------------------------------------------------
 
 
-def decode_with_pillow(path: str, choose_frames: ChooseFrames, deadline: float) -> DecodedVideo:
+def is_still_or_animation(file: BinaryIO, deadline: float) -> bool:
+    """Whether Pillow reads the file: a picture or an animation, but no stream of pictures that follow each other.
+
+    Cameras append a preview to a photograph, and say so (MPO), or it has another size.
+    """
+    file.seek(0)
+    start = file.read(16)
+    if start.startswith(ANIMATION_SIGNATURES) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
+        return True
+    if not start.startswith(PICTURE_SIGNATURES):
+        return False
+    try:
+        with open_media(file, deadline) as container:
+            stream = container.streams.best("video")
+            if stream is None or not (container.format.name.endswith("_pipe") or container.format.name == "mjpeg"):
+                return True
+            sizes = []
+            for packet in container.demux(stream):
+                check_deadline(deadline)
+                if packet.size > 2 and bytes(packet)[:2] == start[:2]:
+                    sizes += [(frame.width, frame.height) for frame in stream.codec_context.decode(packet)]
+                if len(sizes) == 2:
+                    break
+    except (VideoDecodeError, av.FFmpegError):
+        return True
+    if len(sizes) < 2 or sizes[0] != sizes[1]:
+        return True
+    file.seek(0)
+    return b"MPF\x00" in file.read(1 << 16)
+
+
+def decode_with_pillow(file: BinaryIO, request: DecodeRequest) -> DecodedVideo:
     """Decode a still picture (one frame) or an animation (GIF, APNG, WebP)."""
     if Image is None:
         raise VideoDecodeError(
             "is a picture, and Pillow, which reads pictures, is not installed (`pip install pillow`)"
         )
+    file.seek(0)
     try:
-        with Image.open(path) as picture:
-            frames, indices, timeline = read_pictures(
-                picture, lambda found: chosen_indices(choose_frames, found), lambda: check_deadline(deadline)
-            )
+        with Image.open(file, formats=PILLOW_FORMATS) as picture:
+
+            def choose_frames(timeline: FrameTimeline) -> np.ndarray:
+                indices = request.indices(timeline)
+                request.check_memory(len(indices), picture.height, picture.width)
+                return indices
+
+            frames, indices, timeline = read_pictures(picture, choose_frames, lambda: check_deadline(request.deadline))
     except PictureValueError as error:
         raise VideoDecodeError(str(error)) from error
     except (OSError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoDecodeError(f"is a corrupt or truncated picture ({error})") from error
-    return DecodedVideo.of_timeline(list(frames), indices, timeline, "pillow")
+    return DecodedVideo(
+        frames,
+        indices,
+        timeline.frame_times_s[indices],
+        timeline.fps,
+        timeline.duration_s,
+        timeline.total_num_frames,
+        "pillow",
+    )

@@ -11,36 +11,40 @@ decord it is also right for HEVC, reads GIF and AV1, and can be told to stop.
 
 import base64
 import functools
-import tempfile
+import io
 import threading
 import time
+import traceback
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from .decoder_backends import (
+    DEFAULT_MAX_BYTES,
     ChooseFrames,
     DecodedVideo,
+    DecodeRequest,
     decode_with_decord,
     decode_with_pillow,
     decode_with_pyav,
     decode_with_torchcodec,
+    is_still_or_animation,
 )
 from .frame_sampling import FrameTimeline
-from .video_sources import VideoDecodeError, VideoSource, VideoTimeoutError, open_source
+from .video_sources import VideoDecodeError, VideoSource, VideoTimeoutError, open_source, source_name
 
-BACKENDS: dict[str, Callable[[str, ChooseFrames, float], DecodedVideo]] = {
+BACKENDS: dict[str, Callable[[BinaryIO, DecodeRequest], DecodedVideo]] = {
     "pyav": decode_with_pyav,
     "torchcodec": decode_with_torchcodec,
     "decord": decode_with_decord,
 }
 BACKEND_ORDER = tuple(BACKENDS)
 PROBE_TIMEOUT_S = 20.0
-PICTURE_SIGNATURES = (b"GIF8", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
+GRACE_S = 0.25  # for a decoder that notices the deadline by itself
 
 # An MPEG-4 clip of 2 frames, 64x64 pixels, against which a backend proves that it is installed *and* works.
 PROBE_CLIP = zlib.decompress(
@@ -62,41 +66,58 @@ def decode_video(
     *,
     backend: str = "auto",
     timeout_s: float = 60.0,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    skip_damaged: bool = False,
 ) -> DecodedVideo:
     """Decode the chosen frames of one video.
+
+    Only the bytes of the source itself are read: formats that are lists of other files (playlists, picture patterns)
+    are refused, and so are text files.
 
     Args:
         source: path, http(s) URL, encoded bytes or binary file object. Pictures are videos of one frame; pictures and
             animations (GIF, APNG, WebP) are read by Pillow whatever `backend` says.
-        choose_frames: called once with the `FrameTimeline` of the source (number of frames, times, duration); returns
-            the indices to keep, strictly ascending. None keeps all frames.
+        choose_frames: called with the `FrameTimeline` of the source (number of frames, times, duration); returns the
+            indices to keep, strictly ascending. None keeps all frames. Called a second time, with another timeline,
+            when decoding shows that the file's packets do not tell its frames.
         backend: "auto", or one of `BACKEND_ORDER`.
         timeout_s: seconds after which the video is given up, download included.
+        max_bytes: bound for the memory of the chosen frames, for the pictures that a decoder keeps (64 bytes for each
+            pixel of a frame), and for the size of downloads and file objects. The default is 4 GiB.
+        skip_damaged: leave damaged frames out and count them (`num_damaged_frames`), in place of an error.
 
     Returns:
         The frames, upright, in RGB, with indices, times and duration.
 
     Raises:
-        VideoDecodeError: the file is missing, unreadable, no video, audio only, truncated or corrupt, has no frames,
-            or (VideoTimeoutError) took too long. The message starts with the name of the file.
-        ValueError: an unknown backend, a time limit that is not positive, indices outside the video.
+        VideoDecodeError: the file is missing, unreadable, no video, audio only, truncated, or damaged where frames are
+            wanted; it has no frames, or is too large; or (VideoTimeoutError) it took too long. The message starts with
+            the name of the file.
+        ValueError: an unknown backend, a limit that is not positive, indices outside the video.
     """
-    if timeout_s <= 0:
-        raise ValueError(f"timeout_s must be above 0 seconds, got {timeout_s}.")
+    for name, limit in (("timeout_s", timeout_s), ("max_bytes", max_bytes)):
+        if limit <= 0:
+            raise ValueError(f"{name} must be above 0{' seconds' if name == 'timeout_s' else ''}, got {limit}.")
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"Unknown decoder backend {backend!r}; expected auto, {', '.join(BACKENDS)}.")
-    choose_frames = choose_frames or every_frame
-    deadline = time.monotonic() + timeout_s
-    with open_source(source, deadline) as video:
-        try:
-            decode = decode_with_pillow if _is_picture(video.path) else BACKENDS[_usable_backend(backend)]
-            return _within_time(decode, video.path, choose_frames, deadline)
-        except VideoTimeoutError as error:
-            raise VideoTimeoutError(
-                f"{video.name}: decoding did not end within {timeout_s:g} s; raise `decode_timeout_s` for long videos."
-            ) from error
-        except VideoDecodeError as error:
-            raise VideoDecodeError(f"{video.name}: {error}.") from error
+    request = DecodeRequest(choose_frames or every_frame, time.monotonic() + timeout_s, max_bytes, skip_damaged)
+    late = (
+        f"{source_name(source)}: decoding did not end within {timeout_s:g} s, the time limit with download; "
+        "raise `decode_timeout_s` for long videos."
+    )
+
+    def work() -> DecodedVideo:
+        with open_source(source, request.deadline, max_bytes) as video:
+            try:
+                if is_still_or_animation(video.file, request.deadline):
+                    return decode_with_pillow(video.file, request)
+                return BACKENDS[_usable_backend(backend)](video.file, request)
+            except VideoTimeoutError as error:
+                raise VideoTimeoutError(late) from error
+            except (VideoDecodeError, OSError, MemoryError) as error:
+                raise VideoDecodeError(f"{video.name}: {str(error) or 'does not fit into memory'}.") from error
+
+    return _within_time(work, request.deadline, late)
 
 
 def every_frame(timeline: FrameTimeline) -> np.ndarray:
@@ -112,15 +133,12 @@ def usable_backends() -> tuple[str, ...]:
 
 @functools.cache
 def _passes_probe(name: str) -> bool:
-    with tempfile.TemporaryDirectory(prefix="trajtok-probe-") as folder:
-        path = Path(folder) / "probe.mp4"
-        path.write_bytes(PROBE_CLIP)
-        deadline = time.monotonic() + PROBE_TIMEOUT_S
-        try:
-            video = _within_time(BACKENDS[name], str(path), every_frame, deadline)
-        except Exception:  # noqa: BLE001 - a broken installation can fail in any way, and each way means "not usable"
-            return False
-        return video.frames_uint8.shape == (2, 64, 64, 3)
+    request = DecodeRequest(every_frame, time.monotonic() + PROBE_TIMEOUT_S)
+    try:
+        video = _within_time(lambda: BACKENDS[name](io.BytesIO(PROBE_CLIP), request), request.deadline, name)
+    except Exception:  # noqa: BLE001 - a broken installation can fail in any way, and each way means "not usable"
+        return False
+    return video.frames_uint8.shape == (2, 64, 64, 3)
 
 
 def _usable_backend(backend: str) -> str:
@@ -137,28 +155,32 @@ def _usable_backend(backend: str) -> str:
     return backend
 
 
-def _is_picture(path: str) -> bool:
-    with open(path, "rb") as file:
-        start = file.read(16)
-    return start.startswith(PICTURE_SIGNATURES) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
-
-
-def _within_time(decode: Callable, path: str, choose_frames: ChooseFrames, deadline: float) -> DecodedVideo:
-    """Run in a thread that is left behind when it is late; the backends check the deadline and end it soon after.
+def _within_time(work: Callable[[], DecodedVideo], deadline: float, late: str) -> DecodedVideo:
+    """Run in a thread that is left behind when it is late; all that it does checks the deadline, and it ends soon.
 
     Decoders release the interpreter lock while they work (decord does not, which is why it has its own process), so
-    the caller goes on even when a decoder hangs inside one frame.
+    the caller goes on even when a decoder hangs inside one frame. The thread owns all that it opens.
     """
     outcome: Future[DecodedVideo] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(decode(path, choose_frames, deadline))
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, name="trajtok-decoder", daemon=True).start()
+    threading.Thread(target=_settle, args=(outcome, work), name="trajtok-decoder", daemon=True).start()
     try:
-        return outcome.result(timeout=max(deadline - time.monotonic(), 0) + 0.25)
+        return outcome.result(timeout=max(deadline - time.monotonic(), 0) + GRACE_S)
     except FutureTimeoutError as error:
-        raise VideoTimeoutError("decoding did not end within the time limit") from error
+        raise VideoTimeoutError(late) from error
+    finally:
+        del outcome  # an exception that leaves here refers to this frame, and the outcome to the exception
+
+
+def _settle(outcome: Future, work: Callable[[], DecodedVideo]) -> None:
+    try:
+        outcome.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+        _forget_locals(error)
+        outcome.set_exception(error)
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """Free what the functions held that an exception passed through: no fork may inherit a decoder with threads."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

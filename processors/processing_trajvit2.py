@@ -13,7 +13,6 @@ from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .chat_messages import close_name
-
 from .video_processing_trajtok import TrajTokVideoProcessorKwargs
 
 logger = logging.get_logger(__name__)

@@ -365,8 +365,13 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
                 )
 
         if is_video_source(video):
-            options = {"backend": settings["decoder_backend"], "timeout_s": settings["decode_timeout_s"]}
-            decoded = decode_video(video, choose_frames, **options)
+            decoded = decode_video(
+                video,
+                choose_frames,
+                backend=settings["decoder_backend"],
+                timeout_s=settings["decode_timeout_s"],
+                max_bytes=settings["max_bytes"],
+            )
         elif is_decoder(video):
             facts = video.metadata
             bounded = partial(choose_frames, source_hw=(facts.height or 0, facts.width or 0))

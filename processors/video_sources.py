@@ -1,25 +1,32 @@
-"""Video sources: whatever a user hands over becomes one regular file on disk, with a name for messages.
+"""Video sources: whatever a user hands over becomes one open file that can seek, with a name for messages.
 
 In:   path (str or Path), http(s), file: or data: URL, bytes, or a readable binary file object
-Out:  LocalVideo(path, name); downloads, bytes and file objects live in a temporary file that is removed afterwards
+Out:  OpenVideo(file, name); what comes from the network or a file object lies in a temporary file without a name
 From: the user     To: frame_decoding
+
+A temporary file without a name is removed by the operating system, also when the process is killed.
 """
 
 import base64
 import contextlib
+import functools
+import http.client
+import io
 import os
 import shutil
+import socket
+import stat
 import tempfile
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-DOWNLOAD_BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 18
+DISK_RESERVE_BYTES = 256 << 20  # what a copy leaves free
 
 
 class VideoDecodeError(ValueError):
@@ -31,10 +38,10 @@ class VideoTimeoutError(VideoDecodeError):
 
 
 @dataclass(frozen=True)
-class LocalVideo:
-    """A regular, non-empty file on disk, and the name by which messages call it."""
+class OpenVideo:
+    """A non-empty file that can seek, open for reading, and the name by which messages call it."""
 
-    path: str
+    file: BinaryIO
     name: str
 
 
@@ -81,81 +88,192 @@ def source_name(source: object) -> str:
     if isinstance(source, str) and _is_url(source):
         return source.split("?")[0].split("#")[0]
     if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
+        return os.fsdecode(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes in memory>"
-    return str(getattr(source, "name", f"<{type(source).__name__}>"))
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) and name else f"<{type(source).__name__}>"
 
 
 @contextlib.contextmanager
-def open_source(source: VideoSource, deadline: float) -> Iterator[LocalVideo]:
-    """Give `source` a place on disk for the time of the `with` block.
+def open_source(source: VideoSource, deadline: float, max_bytes: int) -> Iterator[OpenVideo]:
+    """Open `source` for the time of the `with` block.
 
     Args:
         source: path, http(s), file: or data: URL, encoded bytes or binary file object (read from where it stands).
-        deadline: value of `time.monotonic()` at which a download is given up.
+        deadline: value of `time.monotonic()` at which copying is given up. A file object that blocks can keep this
+            function for longer, so callers with a time limit run it in a thread of its own.
+        max_bytes: size above which downloads and file objects are given up.
 
     Yields:
-        The file to decode.
+        The open file.
 
     Raises:
-        VideoDecodeError: missing, unreadable, empty or not a regular file, a failed download.
-        VideoTimeoutError: the download did not end in time.
+        VideoDecodeError: missing, unreadable, empty or not a regular file, a text file object, a failed download.
+        VideoTimeoutError: the download or the file object did not end in time.
     """
     name = source_name(source)
     source = resolve_address(source)
-    if isinstance(source, (str, os.PathLike)) and not _is_url(source):
-        yield LocalVideo(_checked_path(Path(source).expanduser(), name), name)
-        return
-    with tempfile.TemporaryDirectory(prefix="trajtok-video-") as folder:
-        path = Path(folder) / "video"
-        with path.open("wb") as file:
-            if isinstance(source, str):
-                _download(source, file, name, deadline)
+    with contextlib.ExitStack() as opened:
+        try:
+            if isinstance(source, str) and _is_url(source):
+                file = opened.enter_context(_temporary_file())
+                _download(source, file, name, deadline, max_bytes)
+            elif isinstance(source, (str, os.PathLike)):
+                file = opened.enter_context(_open_regular(source, name))
             elif isinstance(source, (bytes, bytearray, memoryview)):
-                file.write(source)
+                file = opened.enter_context(io.BytesIO(source))
             else:
-                shutil.copyfileobj(source, file)
-        yield LocalVideo(_checked_path(path, name), name)
+                file = opened.enter_context(_temporary_file())
+                _copy(_reading(source, name), file, name, deadline, max_bytes)
+        except OSError as error:
+            raise VideoDecodeError(f"{name}: cannot be read ({error.strerror or error}).") from error
+        file.seek(0)
+        if not file.read(1):
+            raise VideoDecodeError(f"{name}: the file is empty (0 bytes); expected a video.")
+        yield OpenVideo(file, name)
 
 
 def _is_url(source: object) -> bool:
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
-def _checked_path(path: Path, name: str) -> str:
-    try:
-        if not path.exists():
-            raise VideoDecodeError(f"{name}: no such file. Check the path; the working directory is {Path.cwd()}.")
-        # Devices and pipes may block for ever on open, before any time limit can be checked.
-        if not path.is_file():
-            kind = "a folder" if path.is_dir() else "not a regular file"
+def _temporary_file() -> BinaryIO:
+    return tempfile.TemporaryFile(prefix="trajtok-video-")
+
+
+def _open_regular(source: str | os.PathLike, name: str) -> BinaryIO:
+    if "\0" in name:
+        raise VideoDecodeError(f"{name!r}: no such file; a path has no null characters.")
+    path = Path(os.fsdecode(source)).expanduser()
+    if not path.exists():
+        raise VideoDecodeError(f"{name}: no such file. Check the path; the working directory is {Path.cwd()}.")
+    # Opening a pipe waits for its writer, unless told not to.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(os.close, descriptor)
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise VideoDecodeError(f"{name}: {kind}; expected a video file.")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise VideoDecodeError(f"{name}: the file is empty (0 bytes); expected a video.")
-    except OSError as error:
-        raise VideoDecodeError(f"{name}: cannot be read ({error.strerror or error}).") from error
-    return str(path.resolve())
+        on_error.pop_all()
+    return open(descriptor, "rb", buffering=0)
 
 
-def _download(url: str, file: BinaryIO, name: str, deadline: float) -> None:
+def _reading(source: BinaryIO, name: str):
+    """`source.read`, whose failures name the source."""
+
+    def read(size: int) -> bytes:
+        try:
+            block = source.read(size)
+        except Exception as error:  # the object is the caller's, and can fail in any way
+            said = str(error) or type(error).__name__
+            raise VideoDecodeError(f"{name}: reading the file object failed ({said}).") from error
+        if not isinstance(block, (bytes, bytearray, memoryview)):
+            kind = "text: open it in binary mode ('rb')" if isinstance(block, str) else f"{type(block).__name__}"
+            raise VideoDecodeError(f"{name}: expected a file object whose read() returns bytes, got {kind}.")
+        return block
+
+    return read
+
+
+def _copy(read, file: BinaryIO, name: str, deadline: float, max_bytes: int) -> None:
+    """Copy what `read(size)` returns until it returns nothing."""
+    copied = 0
+    while block := read(BLOCK_BYTES):
+        if time.monotonic() > deadline:
+            raise VideoTimeoutError(f"{name}: reading did not end within the time limit; raise `decode_timeout_s`.")
+        copied += len(block)
+        if copied > max_bytes:
+            raise VideoDecodeError(
+                f"{name}: has more than {max_bytes / 1e9:.1f} GB, the limit for downloads and file objects. "
+                "Save it as a file, or raise `max_bytes`."
+            )
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if free < DISK_RESERVE_BYTES:
+            raise VideoDecodeError(
+                f"{name}: no room for a temporary copy after {copied / 1e6:.0f} MB ({free / 1e6:.0f} MB are free in "
+                f"{tempfile.gettempdir()}). Set TMPDIR to a larger disk, or save it as a file."
+            )
+        file.write(block)
+
+
+# --- downloads -------------------------------------------------------------------------------------------------------
+
+
+class _DeadlineSocketReader(io.RawIOBase):
+    """Reads a socket so that no answer, however slowly it drips, passes the deadline."""
+
+    def __init__(self, connection: socket.socket, deadline: float):
+        self._connection, self._deadline = connection, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        remaining_s = self._deadline - time.monotonic()
+        if remaining_s <= 0:
+            raise TimeoutError("the time limit has passed")
+        self._connection.settimeout(remaining_s)
+        return self._connection.recv_into(buffer)
+
+
+class _DeadlineResponse(http.client.HTTPResponse):
+    def __init__(self, connection: socket.socket, *args, deadline: float, **kwargs):
+        super().__init__(connection, *args, **kwargs)
+        self._socket_file, self.fp = self.fp, io.BufferedReader(_DeadlineSocketReader(connection, deadline))
+
+    def close(self) -> None:
+        super().close()
+        self._socket_file.close()
+
+
+def _opener(deadline: float) -> urllib.request.OpenerDirector:
+    """Opens http and https addresses and nothing else, also after a redirection."""
+
+    def connect(kind: type, host: str, **options):
+        connection = kind(host, **options)
+        connection.response_class = functools.partial(_DeadlineResponse, deadline=deadline)
+        return connection
+
+    class Http(urllib.request.HTTPHandler):
+        def http_open(self, request):
+            return self.do_open(functools.partial(connect, http.client.HTTPConnection), request)
+
+    class Https(urllib.request.HTTPSHandler):
+        def https_open(self, request):
+            return self.do_open(
+                functools.partial(connect, http.client.HTTPSConnection), request, context=self._context
+            )
+
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        Http(),
+        Https(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _download(url: str, file: BinaryIO, name: str, deadline: float, max_bytes: int) -> None:
     late = VideoTimeoutError(f"{name}: the download did not end within the time limit; raise `decode_timeout_s`.")
     request = urllib.request.Request(url, headers={"User-Agent": "trajtok"})
     try:
-        with urllib.request.urlopen(request, timeout=max(deadline - time.monotonic(), 0.001)) as response:
+        with _opener(deadline).open(request, timeout=max(deadline - time.monotonic(), 0.001)) as response:
             announced = response.headers.get("Content-Length")
-            while block := response.read1(DOWNLOAD_BLOCK_BYTES):
-                file.write(block)
-                if time.monotonic() > deadline:
-                    raise late
+            _copy(response.read1, file, name, deadline, max_bytes)
     except TimeoutError as error:
         raise late from error
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         if isinstance(error, VideoDecodeError):
             raise
         if isinstance(getattr(error, "reason", None), TimeoutError):
             raise late from error
         raise VideoDecodeError(f"{name}: the download failed ({error}).") from error
-    if announced is not None and file.tell() < int(announced):
+    if announced is not None and announced.isdigit() and file.tell() < int(announced):
         raise VideoDecodeError(f"{name}: the download broke off after {file.tell()} of {announced} bytes.")

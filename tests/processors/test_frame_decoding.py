@@ -138,7 +138,7 @@ def test_variable_frame_rate_keeps_true_times(suffix, backend, tmp_path, bars, e
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx", "libvpx-vp9", "mpeg4"])
 def test_seeking_returns_the_frames_of_an_ordered_read(codec, tmp_path, bars, encode_clip, monkeypatch):
-    monkeypatch.setattr(decoder_backends, "_read_in_order", None)  # no falling back to it
+    monkeypatch.setattr(decoder_backends, "_decode_in_order", None)  # no falling back to it
     suffix = "webm" if "vpx" in codec else "mp4"
     path = encode_clip(tmp_path / f"clip.{suffix}", bars(60, 64, 96), codec=codec, gop=10)
     dense = decode_video(path, backend="pyav").frames_uint8
@@ -291,7 +291,7 @@ def test_a_broken_off_matroska_file_says_how_much_is_there(tmp_path, bars, encod
     path = encode_clip(tmp_path / "clip.mkv", bars(60, 96, 128))
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * 0.6)])
-    with pytest.raises(VideoDecodeError, match=r"truncated: it ends after .* of the 2\.00 s"):
+    with pytest.raises(VideoDecodeError, match=r"truncated: it holds \d+ of the \d+ bytes"):
         decode_video(path, backend=backend)
 
 
@@ -380,10 +380,12 @@ def test_a_decord_process_that_hangs_is_killed(tmp_path, bars, encode_clip, monk
     path = encode_clip(tmp_path / "clip.mp4", bars(5, 64, 96))
     worker = tmp_path / "hang.py"
     worker.write_text("import time\ntime.sleep(60)\n")
+    if "decord" not in usable_backends():
+        pytest.skip("decord does not work on this machine")
     monkeypatch.setattr(decoder_backends, "WORKER_FILE", str(worker))
     started = time.perf_counter()
     with pytest.raises(VideoTimeoutError):
-        decoder_backends.decode_with_decord(str(path), only(0), time.monotonic() + 0.4)
+        decode_video(path, only(0), backend="decord", timeout_s=0.8)
     assert time.perf_counter() - started < 3
 
 
