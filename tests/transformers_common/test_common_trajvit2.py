@@ -73,13 +73,13 @@ class PairTester(VideoTester):
 class Common(ModelTesterMixin):
     """What all of them share."""
 
-    tester_class = VideoTester
+    model_tester_class = VideoTester
     test_resize_embeddings = False
     test_missing_keys = False
     main_input_name_for_tests = "pixel_values_videos"
 
     def setUp(self):
-        self.model_tester = self.tester_class(self)
+        self.model_tester = self.model_tester_class(self)
         self.config_tester = ConfigTester(
             self, config_class=TrajViT2Config, has_text_modality=False, common_properties=["projection_dim"]
         )
@@ -94,7 +94,7 @@ class TrajViT2ForVideoClassificationTest(Common, unittest.TestCase):
 
 
 class TrajViT2ModelTest(Common, unittest.TestCase):
-    tester_class = PairTester
+    model_tester_class = PairTester
     all_model_classes = (TrajViT2Model,)
     test_resize_embeddings = True
 
