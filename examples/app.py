@@ -1,8 +1,10 @@
 """A page in the browser: drop a video, see its trajectories, ask questions about it, see which texts describe it.
 
 What you will see: the video on the left, the same with every trajectory in its colour on the right; below, how many
-patches became how many tokens; labels with a bar each, by TrajViT2; a conversation about the video, by TrajVLM.
-"Generated world" shows a new moving-object world each time, with a true caption and false ones as labels.
+patches became how many tokens; labels and their cosines, by TrajViT2; a conversation about the video, by TrajVLM.
+"Generated world" shows a new moving-object world each time, with a true caption and false ones as labels. The shipped
+checkpoints have seen such worlds only, which the page says, and where it matters says again. An error is a message on
+the page; one that nobody foresaw is also on the console, with its traceback.
 
     python examples/app.py                                  # prints the address of the page
     python examples/app.py --trajvlm FOLDER --port 7861
@@ -19,6 +21,10 @@ of one line, `trajtok[app] @ git+ADDRESS_OF_THIS_REPOSITORY`: a Space installs b
 """
 
 import argparse
+import functools
+import html
+import inspect
+import logging
 import os
 import sys
 import tempfile
@@ -33,29 +39,29 @@ import gradio as gr
 import numpy as np
 import torch
 from demo import (
-    DEFAULT_LABELS,
     REPOSITORY,
     complain,
     count_tokens,
     explain,
     group_patches,
     load_checkpoint,
-    read_classifier,
     read_frames,
     write_overlay,
     write_world,
 )
+from evaluation.checkpoint_limits import WORLDS_ONLY_NOTE, knows_worlds_only, unknown_words
+from evaluation.provenance import checkpoint_record
 from evaluation.question_evaluation import MAX_ANSWER_TOKENS
+from evaluation.video_labels import VideoLabeller, VideoLabels
 from evaluation.video_prompts import EncodedVideo, encode_video, generate_answers, video_prompts
 from PIL import Image
-from worlds import WorldConfig
+from worlds import OBJECT_MOTIONS, WorldConfig
 
 from modeling_trajtok import (
     TrajTokModel,
     TrajTokVideoProcessor,
     TrajVLMForConditionalGeneration,
     TrajVLMProcessor,
-    ZeroShotVideoClassificationPipeline,
 )
 from modeling_trajtok.processors import DecodedVideo, VideoTimeoutError
 
@@ -66,15 +72,22 @@ LONGEST_SIDE_PX = 640  # of the pictures on the page, which a session keeps in m
 WORLD_SEED = 2026
 WORLD_CONFIG = WorldConfig.named("eventful", num_frames=32, height=256, width=256, fps=16.0)
 EXAMPLE_QUESTIONS = ("How many different objects are seen?", "How many objects move left?")
+DEFAULT_LABELS = tuple(f"Two objects: the largest, a red star, {motion}." for motion in OBJECT_MOTIONS[:6])
+GUESSED = "(These weights have seen generated worlds only. About any other video this is a guess.)"
 DAY_S = 24 * 60 * 60
-EMPTY = (None, "", None, [], None)  # overlay, figures, `ShownVideo`, conversation, scores
+EMPTY = (None, "", None, [], "")  # overlay, figures, `ShownVideo`, conversation, scores
 PROGRESS = gr.Progress()
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["system-ui", "sans-serif"])
 # A trimmed video would be shown without its trajectories.
 CSS = """
 .gradio-container {max-width: 1200px !important; margin: auto}
 #source [aria-label="Trim video to selection"] {display: none}
+#scores td {padding: 2px 8px}
+#scores .bar {width: 160px; height: 12px; background: #ddd}
+#scores .bar div {height: 12px; background: #0072b2}
+#scores .weak .bar div {background: #a0a0a0}
 """
+LOG = logging.getLogger("trajtok.app")
 
 
 @dataclass
@@ -83,15 +96,19 @@ class Checkpoints:
 
     Attributes:
         trajtok: model and processor.
-        classifier: the zero-shot pipeline, or None.
+        labeller: compares videos with texts, or None.
         trajvlm: model and processor, or None.
-        missing: for "classifier" and "trajvlm", if they are None, what to tell the user.
+        missing: for "labeller" and "trajvlm", if they are None, what to tell the user.
+        worlds_only: one of them has seen generated worlds only.
+        answers_worlds_only: TrajVLM has.
     """
 
     trajtok: tuple[TrajTokModel, TrajTokVideoProcessor]
-    classifier: ZeroShotVideoClassificationPipeline | None = None
+    labeller: VideoLabeller | None = None
     trajvlm: tuple[TrajVLMForConditionalGeneration, TrajVLMProcessor] | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    worlds_only: bool = False
+    answers_worlds_only: bool = False
 
 
 @dataclass
@@ -101,18 +118,21 @@ class ShownVideo:
     Attributes:
         name: of the file.
         frames_uint8: (T, H_px, W_px, 3).
+        generated: it is a world that the app made.
         encoded: what TrajVLM makes of it, since the first question.
     """
 
     name: str
     frames_uint8: np.ndarray
+    generated: bool = False
     encoded: EncodedVideo | None = None
 
 
-def load_trajvlm(name: str) -> tuple[TrajVLMForConditionalGeneration, TrajVLMProcessor]:
-    """Model and processor of a folder or a name on the Hub."""
+def load_trajvlm(name: str) -> tuple[TrajVLMForConditionalGeneration, TrajVLMProcessor, dict]:
+    """Model, processor and record of a folder or a name on the Hub."""
     model = TrajVLMForConditionalGeneration.from_pretrained(name).eval()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), TrajVLMProcessor.from_pretrained(name)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model, TrajVLMProcessor.from_pretrained(name), checkpoint_record(name)
 
 
 def load_optional(load: Callable[[str], Any], name: str, kind: str, option: str) -> tuple[Any, str]:
@@ -134,12 +154,18 @@ def load_checkpoints(trajtok: str, trajvit2: str, trajvlm: str) -> Checkpoints:
     Raises:
         ValueError: if the TrajTok checkpoint cannot be read.
     """
-    model, processor, _record = load_checkpoint(trajtok, "--trajtok")
-    classifier, no_classifier = load_optional(
-        lambda name: read_classifier(name)[0], trajvit2, "TrajViT2", "--trajvit2"
-    )
+    model, processor, record = load_checkpoint(trajtok, "--trajtok")
+    labeller, no_labeller = load_optional(VideoLabeller, trajvit2, "TrajViT2", "--trajvit2")
     answerer, no_answerer = load_optional(load_trajvlm, trajvlm, "TrajVLM", "--trajvlm")
-    return Checkpoints((model, processor), classifier, answerer, {"classifier": no_classifier, "trajvlm": no_answerer})
+    records = [record, *([labeller.record] if labeller else []), *([answerer[2]] if answerer else [])]
+    return Checkpoints(
+        (model, processor),
+        labeller,
+        answerer[:2] if answerer else None,
+        {"labeller": no_labeller, "trajvlm": no_answerer},
+        knows_worlds_only(*records),
+        bool(answerer) and knows_worlds_only(answerer[2]),
+    )
 
 
 def tell(message: str) -> gr.Error:
@@ -149,15 +175,46 @@ def tell(message: str) -> gr.Error:
 
 @contextmanager
 def told(path: str = "") -> Iterator[None]:
-    """Errors of reading and computing become messages on the page."""
+    """Every error becomes a message on the page; one that nobody foresaw is logged with its traceback."""
     name = Path(path).name
     try:
         yield
+    except gr.Error:
+        raise
     except VideoTimeoutError as error:
         advice = "Cut it or make it smaller: ffmpeg -i OLD -t 60 -vf scale=-2:480 NEW.mp4"
         raise tell(f"{name}: reading {NUM_FRAMES} frames took too long. {advice}") from error
     except (ValueError, OSError, RuntimeError, MemoryError) as error:  # also too large for memory
+        if isinstance(error, RuntimeError):
+            LOG.exception("An error of a library")
         raise tell(explain(error, path).replace(path, name)) from error
+    except Exception as error:
+        LOG.exception("An error that the app did not expect")
+        raise tell(
+            f"The app failed in a way that it did not expect: {type(error).__name__}. Its console has the details. "
+            "Try again, or with another video."
+        ) from error
+
+
+def telling(act: Callable) -> Callable:
+    """What somebody does on the page, within `told`; messages name the video by its file's name alone.
+
+    Args:
+        act: a method of the page; if its first argument is called ``path``, it is that of the video.
+    """
+    names_path = list(inspect.signature(act).parameters)[1] == "path"
+
+    @functools.wraps(act)
+    def steps(self, first, *others, **named):
+        with told(first if names_path and isinstance(first, str) else ""):
+            yield from act(self, first, *others, **named)
+
+    @functools.wraps(act)
+    def at_once(self, first, *others, **named):
+        with told():
+            return act(self, first, *others, **named)
+
+    return steps if inspect.isgeneratorfunction(act) else at_once
 
 
 def shrink(frames_uint8: np.ndarray) -> np.ndarray:
@@ -176,19 +233,46 @@ def table(figures: dict[str, str]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def label_table(labels: VideoLabels) -> str:
+    """A row of HTML for each label, with its cosine; then what that means."""
+    rows = []
+    for entry in labels.cosines:
+        weak = labels.fits_from is not None and entry["cosine"] < labels.fits_from
+        filled = round(100 * max(entry["cosine"], 0.0))
+        bar = f'<div class="bar"><div style="width: {filled}%"></div></div>'
+        rows.append(
+            f'<tr class="{"weak" if weak else "fits"}"><td>{html.escape(entry["label"])}</td>'
+            f"<td>{bar}</td><td>{entry['cosine']:.2f}</td></tr>"
+        )
+    notes = ["Cosine with the video. It is no probability."]
+    if labels.fits_from is not None:
+        notes.append(f"From {labels.fits_from:g} on a label fits. Here: <b>{html.escape(labels.answer)}</b>")
+    for one in labels.not_scored:
+        words = html.escape(", ".join(one["unknown_words"]))
+        notes.append(f"Not scored: {html.escape(one['label'])}. The checkpoint never read: {words}.")
+    return f"<table>{''.join(rows)}</table>" + "".join(f"<p>{note}</p>" for note in notes)
+
+
 class VideoPage:
     """The page, and what happens when somebody does something on it."""
 
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
 
+    @telling
     def make_world(self, index: int, progress: gr.Progress = PROGRESS) -> Iterator[tuple[str, str, int]]:
         """Render the world of this index: its file, captions (the first is true), the next index."""
         progress(0.2, desc="generating a world")
-        with tempfile.TemporaryDirectory() as folder, told():
+        with tempfile.TemporaryDirectory() as folder:
             path, captions = write_world(Path(folder), WORLD_SEED, index, WORLD_CONFIG)
             yield path, "\n".join(captions), index + 1  # goes on when the page has its copy of the file
 
+    @telling
+    def show_world(self, path: str, progress: gr.Progress = PROGRESS) -> Iterator[tuple]:
+        """As `show`, for a world that the app made."""
+        yield from self._show(path, progress, generated=True)
+
+    @telling
     def show(self, path: str, progress: gr.Progress = PROGRESS) -> Iterator[tuple]:
         """Draw the trajectories of a video.
 
@@ -196,16 +280,20 @@ class VideoPage:
             Overlay, figures, `ShownVideo`, conversation and label scores: first empty, as nothing of the video before
             may stay, then of this video.
         """
+        yield from self._show(path, progress, generated=False)
+
+    def _show(self, path: str, progress: gr.Progress, generated: bool) -> Iterator[tuple]:
         yield EMPTY
         started = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder, told(path):
+        with tempfile.TemporaryDirectory() as folder:
             progress(0.1, desc="reading the video")
             video = read_frames(path, NUM_FRAMES, self.checkpoints.trajtok[1].decode_timeout_s)
             video.frames_uint8 = shrink(video.frames_uint8)
             overlay = Path(folder) / "overlay.mp4"
             figures = self._draw(video, overlay, progress)
             figures["seconds"] = f"{time.perf_counter() - started:.1f}"
-            yield str(overlay), table(figures), ShownVideo(Path(path).name, video.frames_uint8), [], None
+            shown = ShownVideo(Path(path).name, video.frames_uint8, generated)
+            yield str(overlay), table(figures), shown, [], ""
 
     @torch.inference_mode()
     def _draw(self, video: DecodedVideo, overlay: Path, progress: gr.Progress) -> dict[str, str]:
@@ -223,18 +311,17 @@ class VideoPage:
         counts = count_tokens(tokens, model.config.num_trajectories)
         return {name: f"{value:,}" for name, value in {"frames": tracks.num_frames, **counts}.items()}
 
-    def score(self, labels: str, video: ShownVideo | None, progress: gr.Progress = PROGRESS) -> dict[str, float]:
-        """How well each label, one a line, describes the video."""
+    @telling
+    def score(self, labels: str, video: ShownVideo | None, progress: gr.Progress = PROGRESS) -> str:
+        """How well each label, one a line, describes the video, as HTML."""
         self._require(video)
         texts = list(dict.fromkeys(line.strip() for line in labels.splitlines() if line.strip()))
-        if len(texts) < 2:
-            came = f"only {texts[0]!r}" if texts else "no label"
-            raise tell(f"Got {came}, expected at least two labels, one a line. Write what the video may show.")
+        if not texts:
+            raise tell("Got no label, expected at least one, one a line. Write what the video may show.")
         progress(0.5, desc="scoring labels")
-        with told():
-            scores = self.checkpoints.classifier(video.frames_uint8, candidate_labels=texts, hypothesis_template="{}")
-        return {entry["label"]: entry["score"] for entry in scores}
+        return label_table(self.checkpoints.labeller.label(video.frames_uint8, texts))
 
+    @telling
     def ask(
         self, question: str, conversation: list[dict], video: ShownVideo | None, progress: gr.Progress = PROGRESS
     ) -> tuple[str, list[dict], ShownVideo]:
@@ -248,15 +335,19 @@ class VideoPage:
         if not question:
             raise tell(f"The question is empty, expected some words. Ask for example: {EXAMPLE_QUESTIONS[0]}")
         model, processor = self.checkpoints.trajvlm
-        with told():
-            if video.encoded is None:
-                progress(0.2, desc="watching the video")
-                frames_uint8 = self._frames_for_trajvlm(video)
-                video.encoded = encode_video(model, processor, frames_uint8, do_sample_frames=False)
-            progress(0.6, desc="answering")
-            prompts = video_prompts(processor, video.encoded, [question])
-            [answer] = generate_answers(model, processor, prompts, MAX_ANSWER_TOKENS)
-        said = [{"role": "user", "content": question}, {"role": "assistant", "content": answer or "(no words)"}]
+        if video.encoded is None:
+            progress(0.2, desc="watching the video")
+            frames_uint8 = self._frames_for_trajvlm(video)
+            video.encoded = encode_video(model, processor, frames_uint8, do_sample_frames=False)
+        progress(0.6, desc="answering")
+        prompts = video_prompts(processor, video.encoded, [question])
+        [answer] = generate_answers(model, processor, prompts, MAX_ANSWER_TOKENS)
+        notes = [answer or "(no words)"]
+        if unknown := unknown_words(processor.tokenizer, question):
+            notes.append(f"(Words that the checkpoint has no token for: {', '.join(unknown)}.)")
+        if self.checkpoints.answers_worlds_only and not video.generated:
+            notes.append(GUESSED)
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": "\n\n".join(notes)}]
         return "", conversation + said, video
 
     def _frames_for_trajvlm(self, video: ShownVideo) -> np.ndarray:
@@ -283,6 +374,8 @@ class VideoPage:
                 "Every colour is one *trajectory*: pixels that belong together over space and time. "
                 "A video model reads a token for each instead of thousands of patches."
             )
+            if self.checkpoints.worlds_only:
+                gr.Markdown(f"**{WORLDS_ONLY_NOTE}**", elem_id="limits")
             video, index = gr.State(), gr.State(0)
             with gr.Row():
                 with gr.Column():
@@ -307,19 +400,21 @@ class VideoPage:
             shown = [overlay, figures, video, conversation, scores]
             # `source.change` would also hear of the generated world, but twice.
             dropped = source.upload(self.show, source, shown)
-            generated = world.click(self.make_world, index, [source, labels, index]).success(self.show, source, shown)
+            generated = world.click(self.make_world, index, [source, labels, index]).success(
+                self.show_world, source, shown
+            )
             source.clear(lambda: EMPTY, None, shown)
-            if self.checkpoints.classifier:
+            if self.checkpoints.labeller:
                 for event in (dropped, generated):
                     event.success(self.score, [labels, video], scores)
                 score_button.click(self.score, [labels, video], scores)
         return page
 
-    def _build_labels(self) -> tuple[gr.Textbox, gr.Label, gr.Button]:
-        gr.Markdown("## Which text describes it?\n" + self.checkpoints.missing.get("classifier", ""))
-        usable = self.checkpoints.classifier is not None
+    def _build_labels(self) -> tuple[gr.Textbox, gr.HTML, gr.Button]:
+        gr.Markdown("## Which text describes it?\n" + self.checkpoints.missing.get("labeller", ""))
+        usable = self.checkpoints.labeller is not None
         labels = gr.Textbox(
-            "\n".join(DEFAULT_LABELS[:6]),
+            "\n".join(DEFAULT_LABELS),
             label="Labels",
             info="One a line. Of a generated world, the first is true.",
             lines=6,
@@ -328,7 +423,7 @@ class VideoPage:
             elem_id="labels",
         )
         button = gr.Button("Score labels", interactive=usable, elem_id="score")
-        scores = gr.Label(label="Scores", show_heading=False, visible=usable, elem_id="scores")
+        scores = gr.HTML(visible=usable, elem_id="scores")
         return labels, scores, button
 
     def _build_conversation(self, video: gr.State) -> gr.Chatbot:
@@ -371,7 +466,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for note in filter(None, checkpoints.missing.values()):
         print(note, file=sys.stderr)
     page = VideoPage(checkpoints).build()
-    page.launch(server_port=arguments.port, share=arguments.share, theme=THEME, css=CSS)
+    page.launch(server_port=arguments.port, share=arguments.share, theme=THEME, css=CSS, show_error=True)
     return 0
 
 

@@ -14,7 +14,9 @@ Out:  the table, the picture, the data; and the index in FOLDER/.trajtok_index, 
 
 Every video is cut into windows of a few seconds, each of which is a clip. Only new and changed videos are embedded,
 and indexing can be stopped at any time: what was finished stays. Videos that cannot be read are listed and left alone
-until they change. Needs: the package. Takes seconds per minute of video when indexing, then seconds per search.
+until they change. Several searches may share an index: one brings it up to date while the others wait. Words that the
+checkpoint reads in pieces only are named; the shipped checkpoint knows the words of generated worlds and no others.
+Needs: the package. Takes seconds per minute of video when indexing, then seconds per search.
 """
 
 import argparse
@@ -24,11 +26,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from evaluation.checkpoint_limits import WORLDS_ONLY_NOTE, knows_worlds_only, unknown_words
 from evaluation.provenance import versions
 from search.answer_sheet import Answer, answer_sheet
 from search.clip_embedding import ClipEmbedder
 from search.video_index import FileState, VideoIndex, WindowRow, find_videos
 from search.video_windows import VideoWindow, read_windows
+from storage import folder_lock, one_line, write_text, write_whole
 from tqdm import tqdm
 
 from modeling_trajtok.processors import decode_video
@@ -52,9 +56,9 @@ def index_videos(index: VideoIndex, folder: Path, embedder: ClipEmbedder, window
             try:
                 rows = embed_video(folder / state.path, embedder, window_seconds)
             except (OSError, RuntimeError, MemoryError) as error:  # of this machine now, not of the file
-                failed[state.path] = _one_line(error)
+                failed[state.path] = one_line(error)
             except ValueError as error:
-                index.add(FileState(state.path, state.size_bytes, state.mtime_ns, _one_line(error)), [])
+                index.add(FileState(state.path, state.size_bytes, state.mtime_ns, one_line(error)), [])
             else:
                 index.add(state, rows)
     unreadable = {state.path: state.error for state in index.unreadable()}
@@ -116,14 +120,14 @@ def answer(folder: Path, embedder: ClipEmbedder, text_embed: np.ndarray, score: 
     return entry, Answer(lines, window.frames_uint8, tracks, chosen)
 
 
-def print_table(text: str, entries: list[dict]) -> None:
+def print_table(heading: str, entries: list[dict]) -> None:
     """The best clips of one text, numbers to the right."""
     lines = [("rank", "start_s", "end_s", "score", "file")]
     for entry in entries:
         numbers = f"{entry['start_s']:.1f}", f"{entry['end_s']:.1f}", f"{entry['score']:.3f}"
         lines.append((str(entry["rank"]), *numbers, _printable(entry["file"])))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print(f'\n"{_printable(text)}"')
+    print(f"\n{_printable(heading)}")
     for *numbers, file in lines:
         print(*(number.rjust(width) for number, width in zip(numbers, widths, strict=False)), file, sep="  ")
 
@@ -136,31 +140,40 @@ def search(arguments: argparse.Namespace) -> None:
     settings = {"window_seconds": arguments.window_seconds, **embedder.settings}
     place = arguments.index or arguments.folder / INDEX_FOLDER
     checkpoint = embedder.record["sha256"]
-    index = VideoIndex(place, arguments.folder, checkpoint, settings, arguments.rebuild)
-    state = index_videos(index, arguments.folder, embedder, arguments.window_seconds)
+    text_embeds = embedder.embed_texts(arguments.texts)
+    with folder_lock(place, wait=True):
+        index = VideoIndex(place, arguments.folder, checkpoint, settings, arguments.rebuild)
+        state = index_videos(index, arguments.folder, embedder, arguments.window_seconds)
+        found_by_text = best_clips(index, text_embeds, arguments.top)
     bad = {**state["unreadable"], **state["failed"]}
     for path, reason in sorted(bad.items()):
         print(f"skipped: {_printable(reason if path in reason else f'{path}: {reason}')}", file=sys.stderr)
     counts = {"embedded": state["embedded"], "not changed": state["known"], "gone": state["dropped"]}
     print("Videos: " + ", ".join(f"{count} {what}" for what, count in {**counts, "skipped": len(bad)}.items()) + ".")
 
-    text_embeds = embedder.embed_texts(arguments.texts)
     queries, pictures = [], []
-    for text, text_embed, found in zip(
-        arguments.texts, text_embeds, best_clips(index, text_embeds, arguments.top), strict=True
-    ):
+    for text, text_embed, found in zip(arguments.texts, text_embeds, found_by_text, strict=True):
         if not found:
             raise ValueError(f"{arguments.folder}: none of its {len(bad)} videos can be read, see above.")
         answers = [answer(arguments.folder, embedder, text_embed, score, row) for score, row in found]
         entries = [{"rank": rank, **entry} for rank, (entry, _) in enumerate(answers, start=1)]
         for entry, (_, picture) in zip(entries, answers, strict=True):
             picture.lines = [f"{entry['rank']}.  {picture.lines[0]}", *picture.lines[1:]]
-        queries.append({"text": text, "results": entries})
-        pictures.append((text, [picture for _, picture in answers]))
-        print_table(text, entries)
+        unknown = unknown_words(embedder.processor.tokenizer, text)
+        queries.append({"text": text, "unknown_words": unknown, "results": entries})
+        heading = f'"{text}"' + (f" - unknown to the checkpoint: {', '.join(unknown)}" if unknown else "")
+        pictures.append((heading, [picture for _, picture in answers]))
+        print_table(heading, entries)
+        if unknown:
+            words = _printable(", ".join(unknown))
+            print(
+                f'warning: "{_printable(text)}": the checkpoint has no token for {words}. It reads such words in '
+                "pieces or not at all, so the result may have nothing to do with them.",
+                file=sys.stderr,
+            )
 
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    answer_sheet(pictures).save(arguments.out)
+    sheet = answer_sheet(pictures)
+    write_whole(arguments.out, lambda part: sheet.save(part, format="PNG"))
     record = {
         "folder": str(arguments.folder),
         "index": str(place),
@@ -170,8 +183,10 @@ def search(arguments: argparse.Namespace) -> None:
         "videos": state,
         "queries": queries,
     }
-    arguments.out.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(arguments.out.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     print(f"\nThe clips are in {arguments.out}, all numbers in {arguments.out.with_suffix('.json')}.")
+    if knows_worlds_only(embedder.record):
+        print(WORLDS_ONLY_NOTE)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -183,10 +198,6 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.out.suffix.lower() != ".png":
         raise ValueError(f"--out is {arguments.out}, expected a name that ends in .png.")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _printable(text: str) -> str:
@@ -208,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         search(arguments)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        print(f"error: {_printable(_one_line(error))}", file=sys.stderr)
+        print(f"error: {_printable(one_line(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -7,7 +7,7 @@ To:   modeling_trajtok
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -28,6 +28,15 @@ POSITIVE_FIELDS = (
 )
 
 
+def resembling_names(unknown: Iterable[str], known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Those of the unknown names that look like a known one, each with the one that it looks like."""
+    known = list(known)
+    for name in unknown:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if close and close[0] != name and not name.startswith("_"):
+            yield name, close[0]
+
+
 def reject_misspelt(owner: str, unknown: Iterable[str], known: Iterable[str]) -> None:
     """Raise when an unknown keyword looks like a known one.
 
@@ -42,14 +51,11 @@ def reject_misspelt(owner: str, unknown: Iterable[str], known: Iterable[str]) ->
     Raises:
         ValueError: naming the unknown keyword and the one it resembles.
     """
-    known = list(known)
-    for name in unknown:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if close and close[0] != name and not name.startswith("_"):
-            raise ValueError(
-                f"{owner} has no `{name}`, did you mean `{close[0]}`? Rename it, or remove it if it was not meant for "
-                "this model."
-            )
+    for name, meant in resembling_names(unknown, known):
+        raise ValueError(
+            f"{owner} has no `{name}`, did you mean `{meant}`? Rename it, or remove it if it was not meant for this "
+            "model."
+        )
 
 
 def field_names(config_class: type[PreTrainedConfig]) -> list[str]:
@@ -68,28 +74,51 @@ def reject_other_model(config_class: type[PreTrainedConfig], config_dict: dict[s
         )
 
 
+def reject_misspelt_fields(owner: str, given: Collection[str], config_class: type[PreTrainedConfig]) -> None:
+    """As `reject_misspelt`, for the names that a configuration is built from.
+
+    Beside the field that it looks like, a name leaves no default in force: a program has set it as an attribute, and
+    saved or copied it with the fields. Of the library's own fields not all are saved.
+    """
+    known = field_names(config_class)
+    unknown = [name for name in given if name not in known and not hasattr(config_class, name)]
+    beside = {*given, *(field_names(PreTrainedConfig) if "model_type" in given else ())}
+    reject_misspelt(owner, [name for name, meant in resembling_names(unknown, known) if meant not in beside], known)
+
+
 @strict
 class CheckedConfig(PreTrainedConfig):
     """A configuration that refuses misspelt fields and the values of another type of model.
+
+    A program may set attributes of any name; they are saved, and read from the file again.
 
     Raises:
         ValueError: for a field that looks like a known one but is none.
     """
 
+    def __new__(cls, *args, **kwargs):
+        """Check the names of all values, of which `__post_init__` sees those without a field alone."""
+        reject_misspelt_fields(cls.__name__, kwargs, cls)
+        return super().__new__(cls)
+
     def __post_init__(self, **kwargs):
-        reject_misspelt(type(self).__name__, kwargs, field_names(type(self)))
         # Where an Auto class may load several models, Transformers looks the right one up in this list.
         self.architectures = self.architectures or []
         super().__post_init__(**kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Build from the values of a ``config.json``.
+        """Build from the values of a ``config.json``, and keywords that replace some of them.
 
         Raises:
-            ValueError: if they belong to another type of model, whose weights would be replaced by random ones.
+            ValueError: if they belong to another type of model, whose weights would be replaced by random ones; for a
+                keyword that looks like a field but is none.
         """
         reject_other_model(cls, config_dict)
+        reject_misspelt_fields(cls.__name__, kwargs, cls)
+        for name, config_class in cls.sub_configs.items():
+            if isinstance(kwargs.get(name), dict) and issubclass(config_class, CheckedConfig):
+                reject_misspelt_fields(config_class.__name__, kwargs[name], config_class)
         return super().from_dict(config_dict, **kwargs)
 
 
@@ -183,8 +212,7 @@ class TrajTokConfig(CheckedConfig):
 
     def __post_init__(self, **kwargs):
         if isinstance(self.backbone_config, dict):
-            unknown = [name for name in self.backbone_config if not hasattr(DINOv3ConvNextConfig, name)]
-            reject_misspelt("backbone_config", unknown, field_names(DINOv3ConvNextConfig))
+            reject_misspelt_fields("backbone_config", self.backbone_config, DINOv3ConvNextConfig)
             self.backbone_config = {"model_type": "dinov3_convnext", **self.backbone_config}
         self.encoder_input_size = self.encoder_input_size or self.hidden_size
         self.encoder_output_size = self.encoder_output_size or self.encoder_input_size

@@ -5,6 +5,8 @@ Out:  `TrajVLMConfig`
 To:   modeling_trajvlm
 """
 
+import copy
+import math
 from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -62,8 +64,8 @@ class TrajVLMConfig(CheckedConfig):
         projector_ratio: hidden width of the projection into the language model, as a multiple of its width.
         segmenter_size_px: shorter side of the frames that the segmenter sees; resized from the vision tower's. A
             TrajViT2 tower sees what it is given, and its processor makes frames of this size.
-        vision_image_mean: mean that the vision tower expects of RGB in [0, 1]; None = it gets the ImageNet-normalised
-            pixels as they are, as in the original.
+        vision_image_mean: mean that the vision tower expects of RGB in [0, 1], one number for all channels or one for
+            each; None = it gets the ImageNet-normalised pixels as they are, as in the original.
         vision_image_std: standard deviation that goes with `vision_image_mean`.
         initializer_range: standard deviation of the connector's initial weights.
         tie_word_embeddings: taken from `text_config`.
@@ -92,8 +94,8 @@ class TrajVLMConfig(CheckedConfig):
     connector_mlp_ratio: int = 4
     projector_ratio: int = 2
     segmenter_size_px: int = 224
-    vision_image_mean: list[float] | tuple[float, ...] | None = (0.5, 0.5, 0.5)
-    vision_image_std: list[float] | tuple[float, ...] | None = (0.5, 0.5, 0.5)
+    vision_image_mean: float | list[float] | tuple[float, ...] | None = (0.5, 0.5, 0.5)
+    vision_image_std: float | list[float] | tuple[float, ...] | None = (0.5, 0.5, 0.5)
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
@@ -102,11 +104,13 @@ class TrajVLMConfig(CheckedConfig):
         if isinstance(self.vision_config, dict) and self.vision_config.get("model_type") == TrajViT2Config.model_type:
             self.vision_config = TrajViT2Config(**self.vision_config)
         if isinstance(self.vision_config, TrajViT2Config):
-            self.trajtok_config = self.vision_config.trajtok_config
+            self.trajtok_config = copy.deepcopy(self.vision_config.trajtok_config)
         if isinstance(self.trajtok_config, dict):
             self.trajtok_config = SEGMENTER | self.trajtok_config
         for name in ("vision_image_mean", "vision_image_std"):
-            setattr(self, name, None if getattr(self, name) is None else list(getattr(self, name)))
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, [value] * 3 if isinstance(value, float) else list(value))
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
 
@@ -114,6 +118,22 @@ class TrajVLMConfig(CheckedConfig):
     def has_trajectory_tower(self) -> bool:
         """Is the vision tower a TrajViT2, which makes trajectory tokens by itself?"""
         return self.vision_config.model_type == TrajViT2Config.model_type
+
+    @property
+    def max_prompt_length(self) -> int | None:
+        """Most tokens of a prompt that the language model's positions are made for; None = any number."""
+        built_for = getattr(self.text_config, "max_position_embeddings", None)
+        if built_for is None:
+            return None
+        rotary = getattr(self.text_config, "rope_parameters", None) or {}
+        lengths = [built_for]
+        # The parameters of all layers, or a dictionary for each kind of layer.
+        for parameters in (rotary, *(value for value in rotary.values() if isinstance(value, dict))):
+            if (parameters.get("rope_type") or parameters.get("type")) == "dynamic":
+                return None
+            trained_for = parameters.get("original_max_position_embeddings") or built_for
+            lengths.append(math.floor(trained_for * (parameters.get("factor") or 1.0)))
+        return max(lengths)
 
     def validate_architecture(self):
         """Check the rules that involve more than one field."""

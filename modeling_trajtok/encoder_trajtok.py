@@ -14,6 +14,13 @@ from .grid_ops import GridSize
 from .perceiver_trajtok import Membership, PatchBlocks, TrajTokPerceiver
 
 
+class TrajTokGainLinear(nn.Linear):
+    """A linear layer whose initial weights have the standard deviation sqrt(2 / in_features).
+
+    What it gives is as large as the tokens that it is added to, whatever the model's ``initializer_range``.
+    """
+
+
 class TrajTokTrackEmbedding(nn.Module):
     """What a trajectory's path looks like: place, area and second moments over time, through an MLP.
 
@@ -26,8 +33,8 @@ class TrajTokTrackEmbedding(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.up_proj = nn.Linear(self.NUM_MOMENTS * self.NUM_VALUES, width)
-        self.down_proj = nn.Linear(width, width)
+        self.up_proj = TrajTokGainLinear(self.NUM_MOMENTS * self.NUM_VALUES, width)
+        self.down_proj = TrajTokGainLinear(width, width)
 
     def forward(self, trajectory_ids: Tensor, num_trajectories: int, grid: GridSize, num_frames: Tensor) -> Tensor:
         """Ids (B, N), -1 = none, in clips of ``num_frames`` (B or 1, 1) valid frames -> (B, K, D)."""
@@ -73,8 +80,8 @@ class TrajTokOutlineEmbedding(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.up_proj = nn.Linear(self.SIDE**2, width)
-        self.down_proj = nn.Linear(width, width)
+        self.up_proj = TrajTokGainLinear(self.SIDE**2, width)
+        self.down_proj = TrajTokGainLinear(width, width)
 
     def forward(self, trajectory_ids: Tensor, num_trajectories: int, grid: GridSize) -> Tensor:
         """Ids (B, N), -1 = none -> (B, K, D)."""

@@ -19,13 +19,13 @@ from transformers.utils import can_return_tuple
 
 from .auto_classes import FamilyAutoClasses
 from .configuration_trajtok import TrajTokConfig
-from .encoder_trajtok import TrajTokEncoder, TrajTokTrackEmbedding
+from .encoder_trajtok import TrajTokEncoder, TrajTokGainLinear
 from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask, pool_frames, resize_ids, resize_patches
 from .input_checks import check_frame_valid, check_keywords, check_pixels
 from .losses_trajtok import SegmentationLoss, patch_label_masks, segmentation_loss
 from .outputs_trajtok import TrajTokOutput
 from .perceiver_trajtok import BlockLayout, PatchBlocks, read_last_patches
-from .segmenter_trajtok import TrajTokAssignment, TrajTokLatents, TrajTokSegmenter
+from .segmenter_trajtok import ChannelNorm, TrajTokAssignment, TrajTokLatents, TrajTokSegmenter
 
 
 class Segmentation(NamedTuple):
@@ -57,6 +57,8 @@ class TrajTokPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
+        # Transformers calls this for modules with parameters of their own only: a rule for the parameters of a
+        # module's children would never run.
         super()._init_weights(module)
         if isinstance(module, TrajTokLatents):
             init.normal_(module.weight, std=self.config.initializer_range)
@@ -65,10 +67,11 @@ class TrajTokPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
             init.constant_(module.log_scale, math.log(math.expm1(self.config.initial_logit_scale - 1.0)))
         elif isinstance(module, DINOv3ConvNextLayer):
             init.constant_(module.gamma, self.config.backbone_config.layer_scale_init_value)
-        elif isinstance(module, TrajTokTrackEmbedding):
-            for projection in (module.up_proj, module.down_proj):
-                # As large as the tokens that they are added to.
-                init.normal_(projection.weight, std=(2.0 / projection.in_features) ** 0.5)
+        elif isinstance(module, TrajTokGainLinear):
+            init.normal_(module.weight, std=(2.0 / module.in_features) ** 0.5)
+        elif isinstance(module, ChannelNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, TrajTokEncoder) and module.latents is not None:
             init.normal_(module.latents, std=self.config.initializer_range)
 

@@ -7,8 +7,11 @@ From: processors (processing_trajvlm)     To: generation, fine-tuning
 Paper: arXiv 2602.22779     Official: siglip2_trajgroup_vision_backbone.py
 """
 
+import copy
+import warnings
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,14 +76,33 @@ def count_patches(trajectory_ids: Tensor, num_trajectories: int) -> Tensor:
     return F.one_hot(trajectory_ids + 1, num_trajectories + 1).sum(dim=1)[:, 1:]
 
 
+def join_layers(parts: Sequence[tuple[Tensor | None, ...] | None]) -> tuple[Tensor | None, ...] | None:
+    """What each layer gave for all parts of a batch, given what the layers gave for one part after the other."""
+    if parts[0] is None:
+        return None
+    return tuple(None if layer[0] is None else torch.cat(layer) for layer in zip(*parts, strict=True))
+
+
+def layers_asked_for(keywords: dict) -> dict:
+    """Which layers of the vision tower a caller wants to see."""
+    return {name: keywords[name] for name in ("output_hidden_states", "output_attentions") if name in keywords}
+
+
+class TrajVLMProjection(nn.Linear):
+    """Linear layer without bias, at first as large outside as inside."""
+
+    def __init__(self, in_size: int, out_size: int):
+        super().__init__(in_size, out_size, bias=False)
+
+
 class TrajVLMProjector(nn.Module):
     """Gated MLP into the language model's space, without biases: (..., D) -> (..., d)."""
 
     def __init__(self, in_size: int, hidden_size: int, out_size: int):
         super().__init__()
-        self.gate_proj = nn.Linear(in_size, hidden_size, bias=False)
-        self.up_proj = nn.Linear(in_size, hidden_size, bias=False)
-        self.down_proj = nn.Linear(hidden_size, out_size, bias=False)
+        self.gate_proj = TrajVLMProjection(in_size, hidden_size)
+        self.up_proj = TrajVLMProjection(in_size, hidden_size)
+        self.down_proj = TrajVLMProjection(hidden_size, out_size)
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., D) -> (..., d)."""
@@ -164,15 +186,26 @@ class TrajVLMPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
 
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, TrajVLMProjector):
-            # As large inside and outside as what goes in. Smaller, a gated MLP keeps only products of its inputs, and
-            # the first steps of training replace what it lets through by what is learnt most easily.
-            for projection in (module.gate_proj, module.up_proj, module.down_proj):
-                init.normal_(projection.weight, std=projection.in_features**-0.5)
+        if isinstance(module, TrajVLMProjection):
+            # Smaller, a gated MLP keeps only products of its inputs, and the first steps of training replace what it
+            # lets through by what is learnt most easily.
+            init.normal_(module.weight, std=module.in_features**-0.5)
+
+    def initialize_weights(self):
+        """As in Transformers; each model inside starts as it does when it stands alone.
+
+        In code that is not the library's, the library asks no rule of a module without weights of its own, and asks
+        none inside the library's own models either, where the rules of SigLIP stand.
+        """
+        for part in self.children():
+            if isinstance(part, PreTrainedModel):
+                part.initialize_weights()
+        super().initialize_weights()
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -208,6 +241,14 @@ class TrajVLMGrouping(TrajVLMPreTrainedModel):
         self.connector = TrajVLMConnector(config)
         self.freeze_assignment_heads()
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The layer that turns the segmenter's pixels into features."""
+        return self.segmenter.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the layer that turns the segmenter's pixels into features."""
+        self.segmenter.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(
@@ -251,7 +292,7 @@ class TrajVLMTokenProjection(nn.Module):
     def __init__(self, config: TrajVLMConfig):
         super().__init__()
         width, text_size = config.vision_config.transformer_config.hidden_size, config.text_config.hidden_size
-        self.num_trajectories = config.trajtok_config.num_trajectories
+        self.num_trajectories = config.vision_config.trajtok_config.num_trajectories
         self.connector = TrajVLMProjector(width, config.projector_ratio * text_size, text_size)
 
     def forward(self, videos: TrajViT2VideoOutput) -> TrajVLMGroupingOutput:
@@ -294,7 +335,7 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
 
         Args:
             pixel_values: (N, 3, H_px, W_px), ImageNet-normalised RGB.
-            **kwargs: ignored.
+            **kwargs: ``output_hidden_states`` and ``output_attentions`` of the vision tower; others are ignored.
 
         Returns:
             `TrajVLMFeatures`.
@@ -304,7 +345,7 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
                 f"TrajVLM got pixel_values of shape {tuple(pixel_values.shape)}, expected (images, 3, height, width). "
                 "Pass images through TrajVLMProcessor first."
             )
-        return self._features(pixel_values.unsqueeze(1), None)
+        return self._features(pixel_values.unsqueeze(1), None, layers_asked_for(kwargs))
 
     @can_return_tuple
     def get_video_features(
@@ -315,7 +356,7 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
         Args:
             pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised RGB.
             frame_valid: (B, T), False for padded frames, which stand at the end.
-            **kwargs: ignored.
+            **kwargs: ``output_hidden_states`` and ``output_attentions`` of the vision tower; others are ignored.
 
         Returns:
             `TrajVLMFeatures`.
@@ -325,9 +366,9 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
                 f"TrajVLM got pixel_values_videos of shape {tuple(pixel_values_videos.shape)}, expected (videos, "
                 "frames, 3, height, width). Pass videos through TrajVLMProcessor first."
             )
-        return self._features(pixel_values_videos, frame_valid)
+        return self._features(pixel_values_videos, frame_valid, layers_asked_for(kwargs))
 
-    def _features(self, pixels: Tensor, frame_valid: Tensor | None) -> TrajVLMFeatures:
+    def _features(self, pixels: Tensor, frame_valid: Tensor | None, layers: dict) -> TrajVLMFeatures:
         if frame_valid is not None and tuple(frame_valid.shape) != tuple(pixels.shape[:2]):
             raise ValueError(
                 f"TrajVLM got frame_valid of shape {tuple(frame_valid.shape)}, expected {tuple(pixels.shape[:2])} for "
@@ -337,10 +378,8 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
         step = len(chunks.pixels)
         if not torch.is_grad_enabled():
             step = max(1, FRAMES_AT_A_TIME // chunks.pixels.shape[1])
-        parts = [
-            self._encode_chunks(chunks.pixels[first : first + step], chunks.frame_valid[first : first + step])
-            for first in range(0, len(chunks.pixels), step)
-        ]
+        steps = zip(chunks.pixels.split(step), chunks.frame_valid.split(step), strict=True)
+        parts, towers = zip(*(self._encode_chunks(pixels, valid, layers) for pixels, valid in steps), strict=True)
         tokens, patches, ids = (
             torch.cat([part[name] for part in parts]).split(chunks.per_video)
             for name in ("trajectory_embeds", "num_patches", "trajectory_ids")
@@ -350,6 +389,8 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
         return TrajVLMFeatures(
             last_hidden_state=torch.cat([part.last_hidden_state for part in parts]),
             pooler_output=[token.flatten(0, 1)[place] for token, place in zip(tokens, kept, strict=True)],
+            hidden_states=join_layers([tower.get("hidden_states") for tower in towers]),
+            attentions=join_layers([tower.get("attentions") for tower in towers]),
             token_chunks=[place // num_trajectories for place in kept],
             token_trajectories=[place % num_trajectories for place in kept],
             trajectory_ids=[one[real] for one, real in zip(ids, valid, strict=True)],
@@ -366,18 +407,21 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
             places = places[largest.sort().values]
         return places
 
-    def _encode_chunks(self, pixels: Tensor, frame_valid: Tensor) -> TrajVLMGroupingOutput:
-        """Chunks (C, c, 3, H_px, W_px) with valid frames (C, c) to trajectory tokens."""
+    def _encode_chunks(
+        self, pixels: Tensor, frame_valid: Tensor, layers: dict
+    ) -> tuple[TrajVLMGroupingOutput, ModelOutput]:
+        """Chunks (C, c, 3, H_px, W_px) with valid frames (C, c) to trajectory tokens; and what the tower gave."""
         frame_valid = None if frame_valid.all() else frame_valid
         if self.config.has_trajectory_tower:
-            videos = self.vision_tower(pixels, frame_valid, tokens_per_trajectory=1, return_dict=True)
-            return self.grouping(videos)
-        features, grid = self._vision_features(pixels)
-        return self.grouping(self._segmenter_pixels(pixels), features, grid, frame_valid, return_dict=True)
+            videos = self.vision_tower(pixels, frame_valid, tokens_per_trajectory=1, return_dict=True, **layers)
+            return self.grouping(videos), videos
+        patches, grid = self._vision_patches(pixels, layers)
+        features = patches.last_hidden_state.reshape(len(pixels), grid.num_patches, -1)
+        return self.grouping(self._segmenter_pixels(pixels), features, grid, frame_valid, return_dict=True), patches
 
-    def _vision_features(self, pixels: Tensor) -> tuple[Tensor, GridSize]:
-        """Patch features (C, N, D) of the vision tower and their grid."""
-        config, (count, frames) = self.config.vision_config, pixels.shape[:2]
+    def _vision_patches(self, pixels: Tensor, layers: dict) -> tuple[ModelOutput, GridSize]:
+        """What the vision tower gives for each frame of chunks (C, c, ...), and the grid of a chunk's patches."""
+        config, frames = self.config.vision_config, pixels.shape[1]
         mean, std = self.config.vision_image_mean, self.config.vision_image_std
         images = pixels.flatten(0, 1)
         if mean is not None:
@@ -394,8 +438,7 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
         # A frozen tower keeps no graph, whatever hooks make its inputs require gradients.
         trained = torch.is_grad_enabled() and any(part.requires_grad for part in self.vision_tower.parameters())
         with torch.set_grad_enabled(trained):
-            features = self.vision_tower(**inputs, return_dict=True).last_hidden_state
-        return features.reshape(count, -1, features.shape[2]), grid
+            return self.vision_tower(**inputs, return_dict=True, **layers), grid
 
     def _segmenter_pixels(self, pixels: Tensor) -> Tensor:
         """The same frames at the segmenter's resolution, in steps of a patch."""
@@ -469,10 +512,11 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
                     f"TrajVLM got {name}s as pixels and in mm_encoder_outputs, expected one of the two. Remove "
                     f"{'pixel_values' if name == 'image' else 'pixel_values_videos'}."
                 )
+        layers = layers_asked_for(kwargs)
         if pixel_values is not None:
-            encoded["image"] = self.get_image_features(pixel_values, return_dict=True)
+            encoded["image"] = self.get_image_features(pixel_values, return_dict=True, **layers)
         if pixel_values_videos is not None:
-            encoded["video"] = self.get_video_features(pixel_values_videos, frame_valid, return_dict=True)
+            encoded["video"] = self.get_video_features(pixel_values_videos, frame_valid, return_dict=True, **layers)
         inputs_embeds = self._fill_placeholders(input_ids, inputs_embeds, encoded)
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -504,7 +548,7 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
         return inputs_embeds
 
     def _check_length(self, length: int, input_ids: Tensor | None) -> None:
-        limit = getattr(self.config.text_config, "max_position_embeddings", None)
+        limit = self.config.max_prompt_length
         if limit is None or length <= limit:
             return
         told = ""
@@ -512,14 +556,16 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
             visual = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
             told = f" ({int(visual.sum(dim=1).max())} of them of images and videos)"
         raise ValueError(
-            f"TrajVLM got a prompt of {length} tokens{told}, expected at most {limit} (max_position_embeddings of the "
-            "language model). Pass fewer frames, or set max_trajectory_tokens, token_selection='valid' or a larger "
-            "frames_per_chunk in the configuration and the processor."
+            f"TrajVLM got a prompt of {length} tokens{told}, expected at most {limit} (max_position_embeddings and "
+            "rope_parameters of the language model). Pass fewer frames, or set max_trajectory_tokens, "
+            "token_selection='valid' or a larger frames_per_chunk in the configuration and the processor."
         )
 
 
 class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
     """`TrajVLMModel` with the language model's head: answers in words."""
+
+    _tp_plan: ClassVar = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: TrajVLMConfig):
         super().__init__(config)
@@ -529,6 +575,9 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
+        if not self.model.tp_plan:
+            # A head alone is not sharded: it may be the embeddings' own weight.
+            self.tp_plan = {}
 
     @classmethod
     def from_components(cls, *, vision, text, trajtok=None, **settings) -> "TrajVLMForConditionalGeneration":
@@ -551,7 +600,7 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
             )
         if not groups:
             trajtok = _load(trajtok, TrajTokSegmenterModel)
-            settings["trajtok_config"] = trajtok.config.to_diff_dict() | SEGMENTER
+            settings["trajtok_config"] = trajtok.config.to_dict() | SEGMENTER
         config = TrajVLMConfig(vision_config=vision.config.to_dict(), text_config=text.config.to_dict(), **settings)
         model = cls(config)
         model.model.vision_tower.load_state_dict(vision.state_dict())
@@ -565,17 +614,23 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
             model.resize_token_embeddings(needed)
         return model
 
+    def generate(self, *args, mm_encoder_outputs: dict[str, TrajVLMFeatures] | None = None, **kwargs):
+        """As in Transformers, which repeats features in place for several answers: those of the caller are copied."""
+        if mm_encoder_outputs is not None:
+            kwargs["mm_encoder_outputs"] = {name: copy.copy(features) for name, features in mm_encoder_outputs.items()}
+        return super().generate(*args, **kwargs)
+
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs) -> TrajVLMFeatures:
         """As `TrajVLMModel.get_image_features`."""
-        return self.model.get_image_features(pixel_values, return_dict=True)
+        return self.model.get_image_features(pixel_values, return_dict=True, **kwargs)
 
     @can_return_tuple
     def get_video_features(
         self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None, **kwargs
     ) -> TrajVLMFeatures:
         """As `TrajVLMModel.get_video_features`."""
-        return self.model.get_video_features(pixel_values_videos, frame_valid, return_dict=True)
+        return self.model.get_video_features(pixel_values_videos, frame_valid, return_dict=True, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -651,9 +706,13 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
 
 def _the_one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
     """The cache that was given under either of its names."""
-    if cache is not None and past_key_values is not None:
+    if past_key_values is None:
+        return cache
+    if cache is not None:
         raise ValueError("TrajVLM got both cache and past_key_values, expected one: they are names of the same thing.")
-    return past_key_values if cache is None else cache
+    if CACHE == "cache" and not torch.compiler.is_compiling():
+        warnings.warn("`past_key_values` is deprecated. Use `cache` instead.", FutureWarning, stacklevel=3)
+    return past_key_values
 
 
 def _told(outputs: ModelOutput) -> dict:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from torch import BoolTensor, FloatTensor, LongTensor
 from transformers.modeling_outputs import (
-    BaseModelOutput,
     BaseModelOutputWithPast,
     BaseModelOutputWithPooling,
     CausalLMOutputWithPast,
@@ -161,19 +160,18 @@ class TrajAdapterClassifierOutput(ImageClassifierOutput):
 
 
 @dataclass
-class TrajVLMGroupingOutput(BaseModelOutput):
+class TrajVLMGroupingOutput(ModelOutput):
     """Output of `TrajVLMGrouping`.
 
     Attributes:
         last_hidden_state: (C, K, D_vision) pooled patches of each trajectory.
-        hidden_states: None.
-        attentions: None.
         trajectory_embeds: (C, K, d) the same, projected into the language model's space.
         num_patches: (C, K) patches of the vision tower that each trajectory owns.
         trajectory_ids: (C, T, H, W) trajectory of each patch on the segmenter's grid, -1 in padded frames.
         trajtok_output: all that the segmenter gave.
     """
 
+    last_hidden_state: FloatTensor | None = None
     trajectory_embeds: FloatTensor | None = None
     num_patches: LongTensor | None = None
     trajectory_ids: LongTensor | None = None
@@ -184,11 +182,14 @@ class TrajVLMGroupingOutput(BaseModelOutput):
 class TrajVLMFeatures(BaseModelOutputWithPooling):
     """Trajectory tokens of B images or videos, cut into C chunks in all; d is the language model's width.
 
+    What the layers of the vision tower gave is there on request (``output_hidden_states``, ``output_attentions``): for
+    each of the F frames of all chunks, the repeated last frames of a video included; of a TrajViT2 for each chunk.
+
     Attributes:
         last_hidden_state: (C, K, D_vision) pooled patches of each chunk's trajectories, in the order of the videos.
         pooler_output: B tensors (n_b, d): what the language model reads, chunk after chunk.
-        hidden_states: None.
-        attentions: None.
+        hidden_states: of each layer (F, n, D_vision) for the n patches of a frame, or (C, 1 + K*L, D_vision).
+        attentions: of each layer (F, heads, n, n), or (C, heads, 1 + K*L, 1 + K*L).
         token_chunks: B tensors (n_b,), the chunk of its video that a token stands for.
         token_trajectories: B tensors (n_b,), the trajectory in 0 ... K-1 of that chunk.
         trajectory_ids: B tensors (T_b, H, W) of valid frames: trajectory of each patch on the segmenter's grid.

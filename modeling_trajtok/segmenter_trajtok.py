@@ -147,7 +147,8 @@ class TrajTokAssignment(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.log_scale = nn.Parameter(torch.empty(1))
+        # The type is named, so that it stays in models of another type, wherever in them this stands.
+        self.log_scale = nn.Parameter(torch.empty(1, dtype=torch.float32))
 
     def forward(self, patches: Tensor, trajectories: Tensor) -> Tensor:
         """(B, n, E), (B, K, E) -> logits (B, n, K)."""

@@ -25,7 +25,8 @@ def is_one_video(videos: Sequence) -> bool:
 
 
 def _is_picture(value: Any) -> bool:
-    return hasattr(value, "convert") or getattr(value, "ndim", 0) in (2, 3)
+    # Of PIL's images an animated one is a video by itself.
+    return (hasattr(value, "convert") and getattr(value, "n_frames", 1) == 1) or getattr(value, "ndim", 0) in (2, 3)
 
 
 def is_collection(videos: Any) -> bool:
@@ -33,7 +34,7 @@ def is_collection(videos: Any) -> bool:
     if isinstance(videos, (list, tuple)):
         return not is_one_video(videos)
     if hasattr(videos, "ndim"):
-        return videos.ndim == 5
+        return videos.ndim in (1, 5)
     if isinstance(videos, (str, bytes, bytearray, memoryview, Mapping)) or hasattr(videos, "read"):
         return False
     # Decoders of a video are iterable as well; what they iterate over is frames.
@@ -128,6 +129,21 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         if hasattr(videos, "__len__") and hasattr(videos, "__getitem__"):
             return list(super().__call__(IndexedVideos(videos), **kwargs))
         return super().__call__((video for video in videos), **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save model, processor and code, so that the folder opens again, on the Hub also without this package.
+
+        Args:
+            save_directory: where to.
+            **kwargs: as in Transformers.
+        """
+        config = self.model.config
+        before = dict(vars(config))
+        super().save_pretrained(save_directory, **kwargs)
+        if "custom_pipelines" not in before:
+            # The folder needs it; a model in memory that has it would be taken for code of the Hub.
+            vars(config).pop("custom_pipelines", None)
+        self.processor.save_pretrained(save_directory)
 
     def _sanitize_parameters(
         self,

@@ -22,6 +22,7 @@ import numpy as np
 
 from .decord_worker import WORKER_FILE
 from .frame_sampling import FrameTimeline
+from .picture_frames import PictureValueError, read_pictures
 from .video_sources import VideoDecodeError, VideoTimeoutError
 
 try:
@@ -30,11 +31,10 @@ except ImportError:
     av = None
 
 try:
-    from PIL import Image, ImageOps
+    from PIL import Image
 except ImportError:
     Image = None
 
-ANIMATED_PICTURE_FORMATS = ("GIF", "PNG", "WEBP")
 TORCHCODEC_FRAMES_PER_CALL = 16
 SEEK_PAYS_BEYOND_FRAMES = 8  # decoding a few frames on costs less than a jump, which empties the decoder
 
@@ -386,23 +386,11 @@ def decode_with_pillow(path: str, choose_frames: ChooseFrames, deadline: float) 
         )
     try:
         with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise VideoDecodeError(f"is a picture of mode {picture.mode!r}; expected 8 bits per channel")
-            animated = picture.format in ANIMATED_PICTURE_FORMATS
-            total = getattr(picture, "n_frames", 1) if animated else 1
-            starts_s, clock_s = [], 0.0
-            for number in range(total):
-                check_deadline(deadline)
-                picture.seek(number)
-                starts_s.append(clock_s)
-                clock_s += picture.info.get("duration", 0) / 1000
-            timeline = FrameTimeline(total, np.array(starts_s), clock_s if total > 1 and clock_s > 0 else None)
-            indices = chosen_indices(choose_frames, timeline)
-            frames = []
-            for number in indices.tolist():
-                check_deadline(deadline)
-                picture.seek(number)
-                frames.append(np.asarray(ImageOps.exif_transpose(picture).convert("RGB")))
+            frames, indices, timeline = read_pictures(
+                picture, lambda found: chosen_indices(choose_frames, found), lambda: check_deadline(deadline)
+            )
+    except PictureValueError as error:
+        raise VideoDecodeError(str(error)) from error
     except (OSError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoDecodeError(f"is a corrupt or truncated picture ({error})") from error
-    return DecodedVideo.of_timeline(frames, indices, timeline, "pillow")
+    return DecodedVideo.of_timeline(list(frames), indices, timeline, "pillow")

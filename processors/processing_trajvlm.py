@@ -10,13 +10,24 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from transformers import BatchFeature, PreTrainedModel, ProcessorMixin, SiglipImageProcessor
+from transformers import (
+    BatchFeature,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    SiglipImageProcessor,
+)
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN as IMAGENET_MEAN
 from transformers.image_utils import IMAGENET_DEFAULT_STD as IMAGENET_STD
-from transformers.image_utils import PILImageResampling, make_flat_list_of_images
+from transformers.image_utils import ImageInput, PILImageResampling, make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessingKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
 
+from .chat_messages import close_name, has_source, image_source, list_conversations, pop_video_metadata
 from .tokenizer_reference import TokenizerReference
 from .video_inputs import flatten_videos
 from .video_processing_trajtok import TrajTokVideoProcessor
@@ -27,7 +38,9 @@ CHAT_TEMPLATE = (
     "{%- if content is string -%}{{- content -}}{%- else -%}{%- for part in content -%}"
     "{%- if part['type'] == 'image' -%}<|vision_start|>IMAGE_TOKEN<|vision_end|>"
     "{%- elif part['type'] == 'video' -%}<|vision_start|>VIDEO_TOKEN<|vision_end|>"
-    "{%- elif part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}"
+    "{%- elif part['type'] == 'text' -%}{{- part['text'] -}}"
+    "{%- else -%}{{- raise_exception('Got a part of type ' ~ part['type'] ~ ', expected text, image or video.') -}}"
+    "{%- endif -%}"
     "{%- endfor -%}{%- endif -%}{%- endmacro -%}"
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message['role'] + '\n' -}}"
@@ -88,10 +101,20 @@ class TrajVLMProcessor(ProcessorMixin):
         use_timestamps: bool = False,
         **kwargs,
     ):
+        self._check_parts(image_processor, video_processor, tokenizer)
         self.image_token, self.video_token = image_token, video_token
-        self.num_trajectories, self.frames_per_chunk = num_trajectories, frames_per_chunk
-        self.token_selection, self.max_trajectory_tokens = token_selection, max_trajectory_tokens
-        self.use_timestamps = use_timestamps
+        self.num_trajectories = _count("num_trajectories", num_trajectories)
+        self.frames_per_chunk = _count("frames_per_chunk", frames_per_chunk, may_be_none=True)
+        self.max_trajectory_tokens = _count("max_trajectory_tokens", max_trajectory_tokens, may_be_none=True)
+        if token_selection not in ("all", "valid"):
+            raise ValueError(f"TrajVLMProcessor got token_selection={token_selection!r}, expected 'all' or 'valid'.")
+        if use_timestamps not in (True, False):
+            raise ValueError(f"TrajVLMProcessor got use_timestamps={use_timestamps!r}, expected True or False.")
+        self.token_selection, self.use_timestamps = token_selection, bool(use_timestamps)
+        if image_token == video_token:
+            raise ValueError(
+                f"TrajVLMProcessor got {image_token!r} as the placeholder of images and of videos, expected two."
+            )
         vocabulary = tokenizer.get_vocab()
         for token in (image_token, video_token):
             if token not in vocabulary:
@@ -104,6 +127,20 @@ class TrajVLMProcessor(ProcessorMixin):
             chat_template = CHAT_TEMPLATE.replace("IMAGE_TOKEN", image_token).replace("VIDEO_TOKEN", video_token)
         super().__init__(image_processor, video_processor, tokenizer, chat_template=chat_template, **kwargs)
         self._trajectory_model = None
+
+    @staticmethod
+    def _check_parts(image_processor, video_processor, tokenizer) -> None:
+        expected = {
+            "image_processor": (image_processor, BaseImageProcessor, "an image processor"),
+            "video_processor": (video_processor, BaseVideoProcessor, "a TrajTokVideoProcessor"),
+            "tokenizer": (tokenizer, PreTrainedTokenizerBase, "the tokenizer of the language model"),
+        }
+        for name, (part, kind, wanted) in expected.items():
+            if not isinstance(part, kind):
+                raise ValueError(
+                    f"TrajVLMProcessor got {type(part).__name__} as {name}, expected {wanted}. For the parts that fit "
+                    "a model use TrajVLMProcessor.from_model_config(model.config, tokenizer), or from_pretrained."
+                )
 
     @classmethod
     def from_model_config(cls, config, tokenizer, **settings) -> "TrajVLMProcessor":
@@ -140,6 +177,16 @@ class TrajVLMProcessor(ProcessorMixin):
             **own,
         )
 
+    @classmethod
+    def from_args_and_dict(cls, args, processor_dict: dict[str, Any], **kwargs):
+        """As in Transformers, which would go on with settings of its own where none were saved."""
+        if "num_trajectories" not in processor_dict and "num_trajectories" not in kwargs:
+            raise ValueError(
+                "TrajVLMProcessor found no processor_config.json with its settings, expected one beside the model. "
+                "Pipelines of Transformers do not save it: call pipe.processor.save_pretrained(folder) as well."
+            )
+        return super().from_args_and_dict(args, processor_dict, **kwargs)
+
     @property
     def trajectory_model(self) -> PreTrainedModel | None:
         """The TrajVLM that makes the tokens inside the processor; None = calls return pixels. It is not saved."""
@@ -156,7 +203,19 @@ class TrajVLMProcessor(ProcessorMixin):
             settings.pop(name, None)
         return settings
 
-    def __call__(self, images=None, text=None, videos=None, **kwargs) -> BatchFeature:
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in Transformers, which notes in the processor where its code lies; that belongs to the folder."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        vars(self).pop("auto_map", None)
+        return files
+
+    def __call__(
+        self,
+        images: ImageInput | None = None,
+        text: str | list[str] | None = None,
+        videos: Any = None,
+        **kwargs,
+    ) -> BatchFeature:
         """Turn prompts with their images and videos into tensors.
 
         Args:
@@ -173,6 +232,8 @@ class TrajVLMProcessor(ProcessorMixin):
             ValueError: placeholders and images or videos that do not match, an empty prompt, a prompt that does not
                 fit the language model, or files that cannot be read.
         """
+        self._refuse_unknown(kwargs)
+        images = None if images is None else image_source(images)
         inputs = super().__call__(images=images, text=text, videos=videos, **kwargs)
         features = {name: inputs.pop(f"{name}_features", None) for name in ("image", "video")}
         features = {name: value for name, value in features.items() if value is not None}
@@ -182,19 +243,77 @@ class TrajVLMProcessor(ProcessorMixin):
             self._check_length(inputs["input_ids"])
         return inputs
 
-    def apply_chat_template(self, conversation, *args, **kwargs):
-        """As in Transformers; a question of the user without a word is an error."""
-        conversations = [conversation] if isinstance(conversation[0], dict) else conversation
-        for messages in conversations:
+    def apply_chat_template(self, conversation, chat_template: str | None = None, **kwargs):
+        """As in Transformers, and nothing of a conversation is passed over.
+
+        Args:
+            conversation: a list of messages, or a list of such lists. A message is a dict, or an object, with a role
+                and a content: a text, or parts of type text, image and video. The form of OpenAI (``video_url``) is
+                read as well. A video is what `TrajTokVideoProcessor` takes, or a list of picture files; beside it may
+                stand its ``video_metadata``.
+            chat_template: a template, or the name of one of the processor's.
+            **kwargs: as in Transformers; settings of tokenizer, image and video processor in ``processor_kwargs``.
+
+        Raises:
+            ValueError: a part, role or key that the model would not see, a user message without a word, an empty
+                conversation; the error says which message and part.
+        """
+        if kwargs.get("load_audio_from_video"):
+            raise ValueError("Got load_audio_from_video=True, expected False: TrajVLM cannot hear.")
+        settings = {**kwargs, **(kwargs.get("processor_kwargs") or {})}
+        for name in ("images", "videos"):
+            if settings.get(name) is not None:
+                raise ValueError(
+                    f"apply_chat_template got {name}=, expected them in the conversation: "
+                    f'{{"type": "{name[:-1]}", "{name[:-1]}": ...}} in the content of a message.'
+                )
+        template = str(self.chat_template if chat_template is None else f"{self.chat_template} {chat_template}")
+        conversations, is_batched = list_conversations(conversation, template)
+        self._check_questions(conversations, tokenize=bool(kwargs.get("tokenize")))
+        facts = pop_video_metadata(conversations)
+        if facts is not None:
+            if settings.get("video_metadata") is not None:
+                raise ValueError("Got video_metadata beside videos and as an argument, expected it in one place.")
+            kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), "video_metadata": facts}
+        return super().apply_chat_template(
+            conversations if is_batched else conversations[0], chat_template=chat_template, **kwargs
+        )
+
+    @staticmethod
+    def _check_questions(conversations: list[list[dict]], *, tokenize: bool) -> None:
+        """Users say something, and where tensors are wanted each place of an image or video has one."""
+        for number, messages in enumerate(conversations, 1):
             for message in messages:
-                content = message.get("content") or ""
-                said = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-                if message["role"] == "user" and not said.strip():
+                content = message["content"]
+                parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+                if message["role"] == "user" and not any(part.get("text", "").strip() for part in parts):
                     raise ValueError(
-                        "Got an empty question, expected a user message with some text. Add "
+                        f"Got an empty question in conversation {number}, expected a user message with some text. Add "
                         '{"type": "text", "text": "Describe the video."} to its content.'
                     )
-        return super().apply_chat_template(conversation, *args, **kwargs)
+                for part in parts:
+                    if tokenize and not has_source(part):
+                        raise ValueError(
+                            f"Conversation {number}: got a part of type {part['type']} that names none, expected "
+                            f'{{"type": "{part["type"]}", "{part["type"]}": path, URL or data}}.'
+                        )
+
+    def _refuse_unknown(self, kwargs: dict) -> None:
+        """Transformers warns of keywords that nobody reads, and goes on without what they held."""
+        if kwargs.get("audio") is not None:
+            raise ValueError("TrajVLMProcessor got audio, expected text, images and videos: TrajVLM cannot hear.")
+        known = {"images", "text", "videos", "audio", "common_kwargs", *self.valid_processor_kwargs.__annotations__}
+        for name in ("text_kwargs", "images_kwargs", "videos_kwargs"):
+            known |= set(self.valid_processor_kwargs.__annotations__[name].__annotations__)
+        for part in (self.image_processor, self.video_processor):
+            known |= set(part.valid_kwargs.__annotations__)
+        # Pipelines hand over generation settings that they do not know; of those Transformers warns, which is enough.
+        known |= set(vars(GenerationConfig()))
+        for name in kwargs:
+            if name not in known:
+                raise ValueError(
+                    f"TrajVLMProcessor got {name}=, which nothing here reads." + close_name(name, sorted(known))
+                )
 
     def validate_inputs(self, images=None, text=None, videos=None, **kwargs) -> None:
         """Every placeholder has its image or video, and the other way round."""
@@ -213,7 +332,8 @@ class TrajVLMProcessor(ProcessorMixin):
             if sum(wanted) != given:
                 raise ValueError(
                     f"TrajVLMProcessor got {given} {name}s for {sum(wanted)} placeholders {token} (per prompt: "
-                    f"{wanted}), expected one for each. Write prompts with apply_chat_template and "
+                    f"{wanted}): the number of {token} tokens in the prompts should be the same as the number of "
+                    f"{name}s. Write prompts with apply_chat_template and "
                     f'{{"type": "{name}"}} entries, or put {token} where a {name} belongs.'
                 )
         for sample in text:
@@ -230,11 +350,18 @@ class TrajVLMProcessor(ProcessorMixin):
             with torch.no_grad():
                 features = model.get_image_features(pixels.to(model.device, model.dtype), return_dict=True)
             processed = {"image_features": features}
-            counts = self._found_counts(features)
+            counts = self._found_counts(features, [1] * len(counts))
         return processed, [self.image_token * sum(self._known(count)) for count in counts]
 
     def _process_videos(self, videos, **kwargs) -> tuple[dict, list[str]]:
-        processed = self.video_processor(flatten_videos(videos), **{**kwargs, "return_metadata": True})
+        videos = flatten_videos(videos)
+        facts = kwargs.get("video_metadata")
+        if isinstance(facts, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in facts):
+            # Nested as the videos of several prompts may be.
+            kwargs["video_metadata"] = [
+                fact for one in facts for fact in (one if isinstance(one, (list, tuple)) else [one])
+            ]
+        processed = self._read_videos(videos, kwargs)
         frame_valid, metadata = torch.as_tensor(processed["frame_valid"]), processed["video_metadata"]
         length = self._frames_per_chunk(frame_valid.shape[1])
         counts = self._fixed_counts([-(-int(frames) // length) for frames in frame_valid.sum(dim=1)])
@@ -245,11 +372,38 @@ class TrajVLMProcessor(ProcessorMixin):
                     pixels.to(model.device, model.dtype), frame_valid.to(model.device), return_dict=True
                 )
             processed = {"video_features": features, "video_metadata": metadata}
-            counts = self._found_counts(features)
+            self._check_chunks_of(model)
+            counts = self._found_counts(features, [-(-int(frames) // length) for frames in frame_valid.sum(dim=1)])
         replacements = [
             self._video_placeholders(count, one, length) for count, one in zip(counts, metadata, strict=True)
         ]
         return processed, replacements
+
+    def _read_videos(self, videos: list, kwargs: dict) -> BatchFeature:
+        """The video processor's tensors. A video that it may skip is missed by its prompt, so here it is an error."""
+        try:
+            processed = self.video_processor(videos, **{**kwargs, "return_metadata": True})
+            failures = processed.pop("failures", None)
+        except ValueError as error:
+            if not hasattr(error, "failures"):
+                raise
+            failures = error.failures
+        if failures:
+            listed = "; ".join(f"video {failure['index'] + 1}: {failure['error']}" for failure in failures)
+            raise ValueError(
+                f"TrajVLMProcessor cannot leave out {len(failures)} of {len(videos)} videos (skip_bad_videos): their "
+                f"prompts would be answered without them. Leave out these prompts as well. {listed}"
+            )
+        processed.pop("kept_videos", None)
+        return processed
+
+    def _check_chunks_of(self, model: PreTrainedModel) -> None:
+        if model.config.frames_per_chunk != self.frames_per_chunk:
+            raise ValueError(
+                f"TrajVLMProcessor has frames_per_chunk={self.frames_per_chunk}, its trajectory_model "
+                f"{model.config.frames_per_chunk}, expected the same. Use "
+                "TrajVLMProcessor.from_model_config(model.config, tokenizer)."
+            )
 
     def _frames_per_chunk(self, num_frames: int) -> int:
         return min(self.frames_per_chunk or num_frames, num_frames)
@@ -263,14 +417,19 @@ class TrajVLMProcessor(ProcessorMixin):
         return [count if budget is None or sum(count) <= budget else [budget] for count in counts]
 
     @staticmethod
-    def _found_counts(features) -> list[list[int]]:
-        return [chunks.bincount().tolist() for chunks in features.token_chunks]
+    def _found_counts(features, num_chunks: Sequence[int]) -> list[list[int]]:
+        """Tokens per chunk of each image or video, also of chunks in which nothing was found."""
+        return [
+            chunks.bincount(minlength=length).tolist()
+            for chunks, length in zip(features.token_chunks, num_chunks, strict=True)
+        ]
 
     def _known(self, counts: list[int] | None) -> list[int]:
         if counts is None:
             raise ValueError(
-                "TrajVLMProcessor has token_selection='valid' and no trajectory_model, expected one: how many "
-                "trajectories there are is known only to the model. Set processor.trajectory_model = model."
+                "TrajVLMProcessor has token_selection='valid' and only sizes or pixels to count tokens from: how many "
+                "trajectories there are is known only once a model has seen them. Set processor.trajectory_model = "
+                "model and process the pixels, or token_selection='all' in the model's configuration and here."
             )
         return counts
 
@@ -292,7 +451,7 @@ class TrajVLMProcessor(ProcessorMixin):
         chunks = [times_s[first : first + length] for first in range(0, len(times_s), length)]
         return "".join(
             f"<{times[0]:.1f}-{times[-1]:.1f} seconds>" + self.video_token * count
-            for times, count in zip(chunks, counts, strict=False)
+            for times, count in zip(chunks, counts, strict=True)
         )
 
     def _get_num_multimodal_tokens(self, image_sizes=None, video_sizes=None, **kwargs) -> MultiModalData:
@@ -319,6 +478,16 @@ class TrajVLMProcessor(ProcessorMixin):
             "max_trajectory_tokens, token_selection='valid' or a larger frames_per_chunk in the model's configuration "
             "and in the processor."
         )
+
+
+def _count(name: str, value: Any, *, may_be_none: bool = False) -> int | None:
+    """A whole number of at least 1, of Python or NumPy, as one of Python, which can be saved."""
+    if value is None and may_be_none:
+        return None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:
+        wanted = "a whole number of at least 1" + (" or None" if may_be_none else "")
+        raise ValueError(f"TrajVLMProcessor got {name}={value!r}, expected {wanted}.")
+    return int(value)
 
 
 __all__ = ["TrajVLMProcessor"]

@@ -21,15 +21,29 @@ class TokenizerReference:
                 "trajectory_tokenizer must be a loaded model or the name or path of one, "
                 f"got {type(tokenizer).__name__}."
             )
+        if self._model is None and not os.fspath(tokenizer):
+            raise ValueError(
+                "trajectory_tokenizer is an empty name; pass a loaded model, its folder or name, or None."
+            )
         self.name_or_path = tokenizer.name_or_path if self._model is not None else os.fspath(tokenizer)
 
     def __deepcopy__(self, memo: dict) -> "TokenizerReference":
         return self
 
     def load(self) -> PreTrainedModel:
-        """The model, loaded on first use."""
+        """The model, loaded on first use.
+
+        Raises:
+            OSError: there is none of that name.
+        """
         if self._model is None:
-            self._model = AutoModel.from_pretrained(self.name_or_path).eval()
+            try:
+                self._model = AutoModel.from_pretrained(self.name_or_path).eval()
+            except OSError as error:
+                raise OSError(
+                    f"The model {self.name_or_path!r} of the processor cannot be loaded; it must be a folder with a "
+                    f"saved model, or the name of one on the Hub. {error}"
+                ) from error
         return self._model
 
     @torch.no_grad()
@@ -42,10 +56,21 @@ class TokenizerReference:
 
         Returns:
             trajectory_embeds (B, K·L, D), token_valid (B, K·L) bool, trajectory_ids (B, T, H, W).
+
+        Raises:
+            ValueError: the model is no TrajTokModel.
         """
         model = self.load()
-        outputs = model(
-            pixel_values_videos=pixel_values_videos.to(model.device, model.dtype),
-            frame_valid=frame_valid.to(model.device),
-        )
-        return {name: outputs[name] for name in ("trajectory_embeds", "token_valid", "trajectory_ids")}
+        outputs = {}
+        if model.main_input_name == "pixel_values_videos":
+            outputs = model(
+                pixel_values_videos=pixel_values_videos.to(model.device, model.dtype),
+                frame_valid=frame_valid.to(model.device),
+            )
+        names = ("trajectory_embeds", "token_valid", "trajectory_ids")
+        if any(outputs.get(name) is None for name in names):
+            raise ValueError(
+                f"trajectory_tokenizer is a {type(model).__name__}, which makes no trajectory tokens; pass a "
+                "TrajTokModel, or its folder or name."
+            )
+        return {name: outputs[name] for name in names}

@@ -7,6 +7,7 @@ From: post_process_trajectories (video processor)     To: a person's eyes
 A colour belongs to a trajectory id: the same id has the same colour in every frame, clip and run.
 """
 
+import numbers
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .trajectory_maps import TrajectoryMap
 
 NUM_COLOURS = 128
+MAX_SHEET_PX = 1 << 27
 COLOUR_OF_NONE = (48, 48, 48)  # what belongs to no trajectory, where a picture shows ids only
 
 # Okabe and Ito's colours for all kinds of sight, without black: the first ids, which are the most frequent, get these.
@@ -49,8 +51,15 @@ def trajectory_colours(ids: np.ndarray) -> np.ndarray:
 
     Returns:
         (M, 3) uint8 RGB.
+
+    Raises:
+        ValueError: if the ids are no whole numbers.
     """
     ids = np.asarray(ids)
+    if not np.issubdtype(ids.dtype, np.integer):
+        if ids.size:
+            raise ValueError(f"ids must be whole numbers (trajectories, negative = none), got {ids.dtype}.")
+        ids = ids.astype(np.int64)
     colours = _palette()[ids % NUM_COLOURS]
     colours[ids < 0] = COLOUR_OF_NONE
     return colours
@@ -78,9 +87,9 @@ def draw_overlay(
     Raises:
         ValueError: if frames and labels disagree in shape, or `alpha` is not within 0 and 1.
     """
-    label_maps = _checked_labels(frames_uint8, trajectory_map)
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be from 0 (no colour) to 1 (only colour), got {alpha}.")
+    frames_uint8, label_maps = _checked_inputs(frames_uint8, trajectory_map)
+    if not _is_number(alpha) or not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be from 0 (no colour) to 1 (only colour), got {alpha!r}.")
     line_px = max(1, round(min(label_maps.shape[1:]) / 480))
     text_points = _text_points(label_maps) if labels else [{}] * len(label_maps)
     painted = np.empty_like(frames_uint8)
@@ -113,12 +122,19 @@ def contact_sheet(
     Raises:
         ValueError: if frames and labels disagree in shape, or there is no column or no width.
     """
-    label_maps = _checked_labels(frames_uint8, trajectory_map)
-    if max_columns < 1 or column_width_px < 1:
-        raise ValueError(f"A sheet needs columns with a width, got {max_columns=} and {column_width_px=}.")
+    frames_uint8, label_maps = _checked_inputs(frames_uint8, trajectory_map)
+    if not all(_is_number(value, numbers.Integral) and value > 0 for value in (max_columns, column_width_px)):
+        raise ValueError(
+            f"A sheet needs columns with a width, whole numbers above 0; got {max_columns=} and {column_width_px=}."
+        )
     num_frames, height, width = label_maps.shape
     chosen = np.unique(np.linspace(0, num_frames - 1, min(max_columns, num_frames)).round().astype(int))
     size = (column_width_px, max(1, round(column_width_px * height / width)))
+    if 3 * len(chosen) * size[0] * size[1] > MAX_SHEET_PX:
+        raise ValueError(
+            f"A sheet of 3 rows and {len(chosen)} columns of {size[1]}x{size[0]} px (height x width) is larger than "
+            f"{MAX_SHEET_PX / 1e6:.0f} million pixels; pass a smaller column_width_px or fewer max_columns."
+        )
     small_frames = np.stack([np.asarray(Image.fromarray(frames_uint8[t]).resize(size)) for t in chosen])
     rows = np.arange(size[1]) * height // size[1]
     columns = np.arange(size[0]) * width // size[0]
@@ -161,15 +177,21 @@ def write_video(path: str | os.PathLike, frames_uint8: np.ndarray, fps: float, c
         crf: quality of H.264, 0 (no loss) to 51; 18 looks like the original.
 
     Raises:
-        ValueError: if there is no frame, the frames are no uint8 RGB, or `fps` is not positive.
+        ValueError: if there is no frame, the frames are no uint8 RGB, or `fps` or `crf` are out of range.
     """
-    _check_frames(frames_uint8)
-    if not fps > 0:
-        raise ValueError(f"fps must be positive, got {fps}.")
+    frames_uint8 = _checked_frames(frames_uint8)
+    if not _is_number(fps) or not fps > 0:
+        raise ValueError(f"fps must be positive, got {fps!r}.")
+    if not 0.001 <= fps <= 1000:
+        raise ValueError(f"fps must be from 0.001 to 1000 frames per second, got {fps}.")
+    if not _is_number(crf, numbers.Integral) or not 0 <= crf <= 51:
+        raise ValueError(f"crf must be a whole number from 0 (no loss) to 51, got {crf!r}.")
     height, width = frames_uint8.shape[1:3]
     even = np.pad(frames_uint8, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     with av.open(os.fspath(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
-        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(crf)})
+        stream = file.add_stream(
+            "libx264", rate=Fraction(float(fps)).limit_denominator(1001), options={"crf": str(crf)}
+        )
         stream.height, stream.width = even.shape[1:3]
         stream.pix_fmt = "yuv420p"
         # Conversion is by BT.601; players that are not told so take BT.709 for large videos, and colours shift.
@@ -281,6 +303,8 @@ def _depth(label_map: np.ndarray) -> np.ndarray:
     """(H, W) int: d where the square of side 2 d - 1 around a point has one label and lies within the picture."""
     depth = np.ones(label_map.shape, dtype=np.int64)
     inside = np.zeros(label_map.shape, dtype=bool)
+    if min(label_map.shape) < 3:
+        return depth
     windows = np.lib.stride_tricks.sliding_window_view(label_map, (3, 3))
     inside[1:-1, 1:-1] = (windows == label_map[1:-1, 1:-1, None, None]).all(axis=(-1, -2))
     while inside.any():
@@ -313,26 +337,32 @@ def _font(height: int, width: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(max(11, round(min(height, width) / 26)))
 
 
-def _check_frames(frames_uint8: np.ndarray) -> None:
-    if (
-        frames_uint8.ndim != 4
-        or frames_uint8.shape[-1] != 3
-        or frames_uint8.dtype != np.uint8
-        or not frames_uint8.size
-    ):
+def _checked_frames(frames_uint8: np.ndarray) -> np.ndarray:
+    """The frames as an array; lists and tensors are taken as well."""
+    found = np.asarray(frames_uint8)
+    if found.ndim != 4 or found.shape[-1] != 3 or found.dtype != np.uint8 or not found.size:
         raise ValueError(
-            f"frames_uint8 must be (T, H_px, W_px, 3) uint8 with at least one frame, "
-            f"got {frames_uint8.shape} {frames_uint8.dtype}."
+            f"frames_uint8 must be (T, H_px, W_px, 3) uint8 with at least one frame, got {found.shape} {found.dtype}."
         )
+    return found
 
 
-def _checked_labels(frames_uint8: np.ndarray, trajectory_map: TrajectoryMap) -> np.ndarray:
-    """The labels (T, H, W) of the map, known to fit the frames."""
-    _check_frames(frames_uint8)
+def _checked_inputs(frames_uint8: np.ndarray, trajectory_map: TrajectoryMap) -> tuple[np.ndarray, np.ndarray]:
+    """The frames (T, H, W, 3), and the labels (T, H, W) of the map, known to fit them."""
+    frames_uint8 = _checked_frames(frames_uint8)
+    if not isinstance(trajectory_map, TrajectoryMap):
+        raise ValueError(
+            f"trajectory_map must be a TrajectoryMap, as post_process_trajectories returns one for each clip; "
+            f"got {type(trajectory_map).__name__}."
+        )
     label_maps = trajectory_map.labels
     if label_maps.shape != frames_uint8.shape[:3]:
         raise ValueError(
             f"frames_uint8 {frames_uint8.shape} and the labels {label_maps.shape} of the trajectory map do not fit. "
             "Draw on the frames that the map was made from (its `frame_indices` name them)."
         )
-    return label_maps
+    return frames_uint8, label_maps
+
+
+def _is_number(value: object, kind: type = numbers.Real) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -5,6 +5,7 @@ Out:  TrajectoryMap with ids, areas, boxes and time spans; COCO RLE (as in SA-V)
 From: video_processing_trajtok.post_process_trajectories     To: trajectory_drawing, evaluation, files
 """
 
+import operator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,7 +53,7 @@ class TrajectoryMap:
         self.time_spans_s = np.stack([self.frame_times_s[first], self.frame_times_s[last]], axis=1)
 
     def _validate(self) -> None:
-        self.labels = np.asarray(self.labels)
+        self.labels = _array("labels", self.labels, "(T, H_px, W_px) whole numbers")
         if self.labels.ndim != 3 or 0 in self.labels.shape:
             raise ValueError(f"labels must be (T, H_px, W_px), none of them 0; got {self.labels.shape}.")
         if not np.issubdtype(self.labels.dtype, np.integer):
@@ -61,16 +62,18 @@ class TrajectoryMap:
         if low < NO_TRAJECTORY or high > np.iinfo(np.int16).max:
             raise ValueError(f"labels must lie in -1..{np.iinfo(np.int16).max}, got {low}..{high}.")
         self.labels = self.labels.astype(np.int16, copy=False)
-        self.frame_times_s = np.asarray(self.frame_times_s, dtype=np.float64)
-        self.frame_indices = np.asarray(self.frame_indices, dtype=np.int64)
-        for name in ("frame_times_s", "frame_indices"):
-            shape = getattr(self, name).shape
-            if shape != (len(self.labels),):
-                raise ValueError(f"{name} must have one entry per frame, ({len(self.labels)},); got {shape}.")
+        self.frame_times_s = _array("frame_times_s", self.frame_times_s, "seconds").astype(np.float64)
+        indices = _array("frame_indices", self.frame_indices, "whole numbers")
+        for name, values in (("frame_times_s", self.frame_times_s), ("frame_indices", indices)):
+            if values.shape != (len(self.labels),):
+                raise ValueError(f"{name} must have one entry per frame, ({len(self.labels)},); got {values.shape}.")
+        if not (np.isfinite(indices) & (indices == np.floor(indices))).all():
+            raise ValueError(f"frame_indices must be whole numbers, got {indices.tolist()}.")
+        self.frame_indices = indices.astype(np.int64)
         if not np.isfinite(self.frame_times_s).all() or (np.diff(self.frame_times_s) < 0).any():
             raise ValueError(f"frame_times_s must be finite and never decrease, got {self.frame_times_s.tolist()}.")
-        if (np.diff(self.frame_indices) <= 0).any():
-            raise ValueError(f"frame_indices must be strictly ascending, got {self.frame_indices.tolist()}.")
+        if (np.diff(self.frame_indices) <= 0).any() or self.frame_indices[0] < 0:
+            raise ValueError(f"frame_indices must be strictly ascending from 0, got {self.frame_indices.tolist()}.")
 
     @property
     def num_frames(self) -> int:
@@ -107,6 +110,19 @@ class TrajectoryMap:
         return "".join(lines)
 
 
+def _array(name: str, values: object, expected: str) -> np.ndarray:
+    """Numbers of a list, array or tensor."""
+    if callable(getattr(values, "detach", None)):
+        values = values.detach().cpu()
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be {expected}, got {str(values)[:80]!r}.")
+    return array
+
+
 def _owned_rows_and_columns(labels: np.ndarray, num_ids: int) -> tuple[np.ndarray, np.ndarray]:
     """How many pixels each id owns per row (num_ids, H_px) and per column (num_ids, W_px) of one frame."""
     height, width = labels.shape
@@ -132,7 +148,13 @@ def encode_coco_rle(mask: np.ndarray) -> dict:
     Returns:
         {"size": [H_px, W_px], "counts": str}: run lengths down the columns, beginning with background, each from the
         third on as the difference to the one two before, in base 32 with a continuation bit, offset by 48.
+
+    Raises:
+        ValueError: the mask has another number of axes.
     """
+    mask = _array("mask", mask, "(H_px, W_px) of True and False")
+    if mask.ndim != 2:
+        raise ValueError(f"mask must be (H_px, W_px), got {mask.shape}.")
     flat = np.concatenate([[False], np.asarray(mask, dtype=bool).ravel(order="F")])
     borders = np.flatnonzero(flat[1:] != flat[:-1])
     runs = np.diff(np.concatenate([[0], borders, [flat.size - 1]])).tolist()
@@ -157,12 +179,18 @@ def decode_coco_rle(rle: dict) -> np.ndarray:
         (H_px, W_px) bool.
 
     Raises:
-        ValueError: the runs do not fill the picture exactly.
+        ValueError: this is no COCO mask, or its runs do not fill the picture exactly.
     """
-    height, width = rle["size"]
-    counts = rle["counts"]
-    runs = list(counts) if isinstance(counts, (list, tuple)) else _decompressed_runs(counts)
-    if min(runs, default=-1) < 0 or sum(runs) != height * width:
+    try:
+        height, width = map(operator.index, rle["size"])
+        counts = rle["counts"]
+        runs = list(map(operator.index, counts)) if isinstance(counts, (list, tuple)) else _decompressed_runs(counts)
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f'A COCO mask must be {{"size": [H_px, W_px], "counts": text, bytes or list of whole numbers}}, '
+            f"got {str(rle)[:120]}."
+        ) from error
+    if min(height, width, *runs, 0) < 0 or sum(runs) != height * width:
         raise ValueError(
             f"COCO runs must be at least 0 and add up to {height}x{width} = {height * width} pixels; "
             f"got {len(runs)} runs that add up to {sum(runs)}."

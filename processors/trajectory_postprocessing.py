@@ -17,7 +17,7 @@ MAX_VALUES_IN_MEMORY = 1 << 22  # float32 logits of pixels enlarged at a time, 1
 
 
 def kept_trajectories(trajectory_ids: torch.Tensor, min_area_fraction: float) -> torch.Tensor:
-    """Trajectories that own enough of a clip; the largest one is always kept.
+    """Trajectories that own enough of a clip; the largest one, if there is any, is always kept.
 
     Args:
         trajectory_ids: (T, H, W) of the frames that count.
@@ -27,6 +27,8 @@ def kept_trajectories(trajectory_ids: torch.Tensor, min_area_fraction: float) ->
         (M,) int64 ids, ascending.
     """
     ids, areas = trajectory_ids[trajectory_ids >= 0].unique(return_counts=True)
+    if not len(ids):
+        return ids
     return ids[(areas >= min_area_fraction * trajectory_ids.numel()) | (areas == areas.max())]
 
 
@@ -49,13 +51,15 @@ def labels_from_logits(logits: torch.Tensor, kept: torch.Tensor, size_hw: tuple[
 
     Args:
         logits: (T, h, w, K).
-        kept: (M,) trajectories that may win.
+        kept: (M,) trajectories that may win; none of them leaves all pixels at -1.
         size_hw: wanted height and width in pixels.
 
     Returns:
         (T, H_px, W_px) int16. Works frame by frame and in blocks of pixels: memory does not grow with T.
     """
-    labels = np.empty((len(logits), *size_hw), dtype=np.int16)
+    labels = np.full((len(logits), *size_hw), -1, dtype=np.int16)
+    if not len(kept):
+        return labels
     (top, bottom, down), (left, right, across) = (
         _neighbours(num_patches, num_pixels, logits.device)
         for num_patches, num_pixels in zip(logits.shape[1:3], size_hw, strict=True)

@@ -1,10 +1,11 @@
 """Video sources: whatever a user hands over becomes one regular file on disk, with a name for messages.
 
-In:   path (str or Path), http(s) URL, bytes, or a readable binary file object
+In:   path (str or Path), http(s), file: or data: URL, bytes, or a readable binary file object
 Out:  LocalVideo(path, name); downloads, bytes and file objects live in a temporary file that is removed afterwards
 From: the user     To: frame_decoding
 """
 
+import base64
 import contextlib
 import os
 import shutil
@@ -47,8 +48,36 @@ def is_video_source(value: object) -> bool:
     )
 
 
+def resolve_address(source: VideoSource) -> VideoSource:
+    """What a ``file:`` or ``data:`` address stands for, a path or bytes; every other source as it is.
+
+    Raises:
+        VideoDecodeError: an address of another machine's file, or data that is not encoded as it says.
+    """
+    if not isinstance(source, str) or not source[:5].lower().startswith(("file:", "data:")):
+        return source
+    name = source_name(source)
+    if source[:5].lower() == "file:":
+        address = urllib.parse.urlparse(source)
+        if address.netloc not in ("", "localhost"):
+            raise VideoDecodeError(f"{name}: a file of another machine ({address.netloc}); expected file:///path.")
+        return Path(urllib.request.url2pathname(address.path))
+    head, comma, body = source[5:].partition(",")
+    try:
+        if not comma:
+            raise ValueError("no comma before the data")
+        data = urllib.parse.unquote_to_bytes(body)
+        return base64.b64decode(data, validate=True) if head.lower().endswith(";base64") else data
+    except ValueError as error:
+        raise VideoDecodeError(
+            f"{name}: {error}; expected data:video/mp4;base64,... with the encoded file."
+        ) from error
+
+
 def source_name(source: object) -> str:
     """How messages call a source: its path, its URL without the query (which may hold a key), or its kind."""
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        return f"<data: address of {len(source)} characters>"
     if isinstance(source, str) and _is_url(source):
         return source.split("?")[0].split("#")[0]
     if isinstance(source, (str, os.PathLike)):
@@ -63,7 +92,7 @@ def open_source(source: VideoSource, deadline: float) -> Iterator[LocalVideo]:
     """Give `source` a place on disk for the time of the `with` block.
 
     Args:
-        source: path, http(s) URL, encoded bytes or binary file object (read from where it stands).
+        source: path, http(s), file: or data: URL, encoded bytes or binary file object (read from where it stands).
         deadline: value of `time.monotonic()` at which a download is given up.
 
     Yields:
@@ -74,6 +103,7 @@ def open_source(source: VideoSource, deadline: float) -> Iterator[LocalVideo]:
         VideoTimeoutError: the download did not end in time.
     """
     name = source_name(source)
+    source = resolve_address(source)
     if isinstance(source, (str, os.PathLike)) and not _is_url(source):
         yield LocalVideo(_checked_path(Path(source).expanduser(), name), name)
         return

@@ -9,18 +9,19 @@ From: clip_embedding     To: search_videos.py
                                 Schema metadata "video": path, size, time of change, and why it cannot be read
 
 Every file is written beside its place and then moved there: a file is whole or not there, whenever the work ends.
+Whoever opens an index holds the lock of its folder for as long as it is used (see storage).
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from storage import write_text, write_whole
 from trajectory_data.clip_files import VIDEO_SUFFIXES
 
 FORMAT = 2  # of the files and of what a window is
@@ -135,14 +136,14 @@ class VideoIndex:
         if known:
             return
         # What is embedded goes first: without it the old manifest says nothing wrong, wherever this is interrupted.
-        for shard in self.shards.glob("*.parquet*"):
+        for shard in self._files():
             shard.unlink()
-        _write_whole(manifest, lambda part: part.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8"))
+        write_text(manifest, json.dumps(identity, indent=2) + "\n")
 
     def plan(self, found: list[FileState]) -> IndexUpdate:
         """Compare the index with the videos that are there; forget those that are gone, changed or damaged."""
         update, current = IndexUpdate(), {state.path: state for state in found}
-        for shard in sorted(self.shards.glob("*.parquet*")):
+        for shard in sorted(self._files()):
             state = _stored_state(shard)
             whole = state is not None and shard == self._shard(state.path)  # else broken off, or damaged since
             if whole and state.path in current and current[state.path].same_file_as(state):
@@ -162,7 +163,7 @@ class VideoIndex:
             value["trajectory_embeddings"] = list(value["trajectory_embeddings"])
         schema = SCHEMA.with_metadata({"video": json.dumps(asdict(state))})
         table = pa.Table.from_pylist(values, schema=schema)
-        _write_whole(self._shard(state.path), lambda part: pq.write_table(table, part, compression="zstd"))
+        write_whole(self._shard(state.path), lambda part: pq.write_table(table, part, compression="zstd"))
 
     def unreadable(self) -> list[FileState]:
         """Videos that could not be read, by path."""
@@ -190,6 +191,10 @@ class VideoIndex:
             for name, value in values.items()
         }
         return WindowRow(**arrays, path=path)
+
+    def _files(self) -> list[Path]:
+        """The shards, and what writers left that were killed."""
+        return [*self.shards.glob("*.parquet"), *self.shards.glob(".*.part")]
 
     def _shard(self, path: str) -> Path:
         return self.shards / f"{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.parquet"
@@ -230,12 +235,3 @@ def _refuse_other(manifest: Path, identity: dict) -> None:
         f"The index {manifest.parent} was made {told}.{facts} Go back to those, pass --index FOLDER for a second "
         "index, or pass --rebuild to embed all videos anew."
     )
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the place, then move there: a reader finds the old file or the new one."""
-    part = path.with_name(path.name + ".part")
-    write(part)
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)

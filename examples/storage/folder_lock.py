@@ -22,6 +22,7 @@ except ImportError:  # there are no such locks on Windows, and nobody is kept ou
 
 LOCK = ".lock"
 UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 PATIENCE_S = 10.0  # the helpers of a process that was killed may hold its lock for some seconds
 POLL_S = 0.05
 
@@ -42,16 +43,26 @@ def folder_lock(folder: Path, *, wait: bool = False, held: bool = True) -> Itera
     Raises:
         FolderInUseError: if another process is at work and ``wait`` is not set.
     """
-    if not held or fcntl is None:
+    descriptor = _open(folder) if held and fcntl is not None else None
+    if descriptor is None:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _take(descriptor, folder, wait)
         yield
     finally:
         os.close(descriptor)  # gives it free
+
+
+def _open(folder: Path) -> int | None:
+    """The lock's descriptor; None where this process cannot write and so disturbs nobody."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        return None
 
 
 def _take(descriptor: int, folder: Path, wait: bool) -> None:

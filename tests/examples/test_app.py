@@ -16,7 +16,10 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from evaluation import video_labels
+from evaluation.checkpoint_limits import WORLDS_ONLY_NOTE
 from evaluation.question_evaluation import answer_questions
+from evaluation.video_labels import NONE_FITS
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -87,7 +90,7 @@ def test_a_video_becomes_an_overlay_that_browsers_play_and_figures(page, clip):
     )
     assert frames == 16 and patches > tokens >= trajectories > 0 and seconds > 0
     assert video.name == "my clip.mp4" and video.frames_uint8.shape == (16, 48, 80, 3)
-    assert conversation == [] and scores is None
+    assert conversation == [] and scores == ""
     assert list(steps) == [] and not Path(overlay).exists()  # the page has its copy by then
 
 
@@ -107,10 +110,83 @@ def test_each_world_is_another_one_with_its_true_caption_first(page):
     assert len(captions.splitlines()) > 2
 
 
-def test_labels_are_scored_once_each(page, clip):
-    scores = page.score(" a red star \n\na blue star\na red star\n", shown_video(page, clip))
-    assert set(scores) == {"a red star", "a blue star"}
-    assert sum(scores.values()) == pytest.approx(1)
+def rows_of(table):
+    """(label, cosine) of each row."""
+    return re.findall(r"<tr.*?><td>(.*?)</td><td>.*?</td><td>(.*?)</td></tr>", table)
+
+
+def test_labels_are_scored_once_each_by_their_cosines(page, clip):
+    video = shown_video(page, clip)
+    table = page.score(" a red star \n\na blue star\na red star\n", video)
+    found = page.checkpoints.labeller.label(video.frames_uint8, ["a red star", "a blue star"])
+    assert rows_of(table) == [(entry["label"], f"{entry['cosine']:.2f}") for entry in found.cosines]
+    assert "It is no probability" in table and "%" not in re.sub(r'style=".*?"', "", table)
+    [(label, _)] = rows_of(page.score("a <b>red</b> star", video))
+    assert label == "a &lt;b&gt;red&lt;/b&gt; star"
+
+
+def test_labels_that_do_not_fit_and_unknown_words_are_told(page, clip, monkeypatch):
+    video, labeller = shown_video(page, clip), page.checkpoints.labeller
+    labeller.worlds_only = True
+    table = page.score("a red star\na dog", video)
+    assert len(rows_of(table)) == 1 and '<tr class="weak">' in table
+    assert f"<b>{NONE_FITS}</b>" in table
+    assert "Not scored: a dog. The checkpoint never read: dog." in table
+    monkeypatch.setattr(video_labels, "SHIPPED_FITS_FROM", -1.0)
+    table = page.score("a red star", video)
+    assert '<tr class="fits">' in table and "<b>a red star</b>" in table
+
+
+def test_answers_of_the_shipped_weights_about_other_videos_are_called_guesses(page, clip):
+    question = "what is the zebra ?"
+    for worlds_only, steps, is_guess in (
+        (False, page.show, False),
+        (True, page.show, True),
+        (True, page.show_world, False),
+    ):
+        page.checkpoints.answers_worlds_only = worlds_only
+        _, (_, _, video, _, _) = steps(clip)
+        _, [_, answer], _ = page.ask(question, [], video)
+        assert answer["content"].endswith(app.GUESSED) == is_guess
+        assert "has no token for: zebra" in answer["content"]
+
+
+def test_the_page_says_what_the_shipped_checkpoints_know(folders):
+    def notes(checkpoints):
+        parts = app.VideoPage(checkpoints).build().config["components"]
+        return [part["props"]["value"] for part in parts if part["props"].get("elem_id") == "limits"]
+
+    nowhere = str(Path(folders["trajtok"]) / "nowhere")
+    shipped = str(REPOSITORY / "checkpoints" / "trajtok-tiny")
+    assert notes(app.load_checkpoints(shipped, nowhere, nowhere)) == [f"**{WORLDS_ONLY_NOTE}**"]
+    shipped = str(REPOSITORY / "checkpoints" / "trajvlm-tiny")
+    found = app.load_checkpoints(folders["trajtok"], nowhere, shipped)
+    assert notes(found) == [f"**{WORLDS_ONLY_NOTE}**"] and found.answers_worlds_only
+    assert notes(app.load_checkpoints(**folders)) == []
+
+
+@pytest.mark.parametrize("act", ["make_world", "show", "show_world", "score", "ask"])
+def test_an_error_that_nobody_foresaw_is_a_message_and_a_traceback(page, clip, monkeypatch, caplog, act):
+    video = shown_video(page, clip)
+
+    def fail(*_arguments, **_options):
+        raise KeyError("secret")
+
+    broken = {"make_world": "write_world", "show": "read_frames", "show_world": "read_frames", "ask": "encode_video"}
+    if act == "score":
+        monkeypatch.setattr(page.checkpoints.labeller, "label", fail)
+    else:
+        monkeypatch.setattr(app, broken[act], fail)
+    calls = {
+        "make_world": lambda: list(page.make_world(0)),
+        "score": lambda: page.score("a red star", video),
+        "ask": lambda: page.ask("how many ?", [], video),
+    }
+    with pytest.raises(gr.Error, match=r"did not expect: KeyError\. Its console has the details") as caught:
+        calls.get(act, lambda: list(getattr(page, act)(clip)))()
+    assert not caught.value.print_exception and "secret" not in str(caught.value)
+    [record] = caplog.records
+    assert record.levelname == "ERROR" and "KeyError: 'secret'" in caplog.text and "Traceback" in caplog.text
 
 
 def test_several_questions_encode_the_video_once(page, clip, monkeypatch):
@@ -142,10 +218,8 @@ def test_errors_say_what_was_expected_what_came_and_what_to_do(page, clip, unrea
         page.ask("  ", [], video)
     with pytest.raises(gr.Error, match="at most 256"):
         page.ask("what " * 300, [], video)
-    with pytest.raises(gr.Error, match="Got no label, expected at least two"):
+    with pytest.raises(gr.Error, match="Got no label, expected at least one"):
         page.score(" \n", video)
-    with pytest.raises(gr.Error, match="Got only 'a red star', expected at least two"):
-        page.score("a red star", video)
     for act in (page.score, lambda *given: page.ask(given[0], [], given[1])):
         with pytest.raises(gr.Error, match="There is no video yet"):
             act("a", None)
@@ -162,10 +236,10 @@ def test_what_is_missing_is_named_and_the_rest_works(folders, clip, tmp_path, ca
     nowhere, broken = str(tmp_path / "nowhere"), tmp_path / "broken"
     broken.mkdir()
     checkpoints = app.load_checkpoints(folders["trajtok"], str(broken), nowhere)
-    assert checkpoints.classifier is None and checkpoints.trajvlm is None
+    assert checkpoints.labeller is None and checkpoints.trajvlm is None
     assert f"No TrajVLM checkpoint: the folder {nowhere} does not exist." in checkpoints.missing["trajvlm"]
     assert "--trajvlm" in checkpoints.missing["trajvlm"]
-    assert f"No TrajViT2 checkpoint: {broken} cannot be read." in checkpoints.missing["classifier"]
+    assert f"No TrajViT2 checkpoint: {broken} cannot be read." in checkpoints.missing["labeller"]
     page = app.VideoPage(checkpoints)
     components = {part["props"].get("elem_id"): part["props"] for part in page.build().config["components"]}
     assert components["question"]["placeholder"] == checkpoints.missing["trajvlm"]
@@ -197,18 +271,33 @@ def browser(tmp_path):
     driver.quit()
 
 
+# The app, with an error in it that it does not foresee: videos of this name.
+FLAWED_APP = """
+import sys
+import app
+read_frames = app.read_frames
+def read(path, *settings):
+    if path.endswith("strange.mp4"):
+        raise KeyError("secret")
+    return read_frames(path, *settings)
+app.read_frames = read
+sys.exit(app.main())
+"""
+
+
 @pytest.fixture
 def address(folders, tmp_path):
-    """The app in a process of its own, on a free port."""
+    """The app in a process of its own, on a free port; it writes into app.log."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = [part for name, folder in folders.items() for part in (f"--{name}", folder)]
     log = tmp_path / "app.log"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}
+    environment["PYTHONPATH"] = str(REPOSITORY / "examples")
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, REPOSITORY / "examples" / "app.py", "--port", str(port), *arguments],
+            [sys.executable, "-c", FLAWED_APP, "--port", str(port), *arguments],
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -300,7 +389,7 @@ def test_a_visitor_sees_trajectories_scores_and_answers(browser, address, clip, 
     assert re.search(r"trajectories.*\d", visitor.text("#figures"), re.DOTALL)
     captions = visitor.find("#labels textarea")[0].get_attribute("value").splitlines()
     wait_for(lambda: all(caption in visitor.text("#scores") for caption in captions), "every caption has a score")
-    assert "%" in visitor.text("#scores")
+    assert "It is no probability" in visitor.text("#scores") and "%" not in visitor.text("#scores")
     assert visitor.num_events() == 3  # the world, its trajectories, its scores
 
     visitor.clear()
@@ -318,3 +407,10 @@ def test_a_visitor_sees_trajectories_scores_and_answers(browser, address, clip, 
     # The player may complain first.
     wait_for(lambda: re.search(r"broken\.mp4.*ffmpeg", visitor.text(".toast-body"), re.DOTALL), "there is a message")
     assert not visitor.find("#overlay video")
+
+    visitor.clear()
+    strange = Path(clip).rename(tmp_path / "strange.mp4")
+    visitor.upload(str(strange))
+    wait_for(lambda: "did not expect: KeyError" in visitor.text(".toast-body"), "there is a message")
+    assert "secret" not in visitor.text("body")
+    assert "KeyError: 'secret'" in (tmp_path / "app.log").read_text()

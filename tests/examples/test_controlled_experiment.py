@@ -332,7 +332,7 @@ def test_cached_features_train_what_pixels_train(shared, tmp_path):
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_done_is_not_done_again(segmenter, shared, tmp_path, monkeypatch, capsys, one_thread):
+def test_what_is_done_is_not_done_again(segmenter, shared, tmp_path, monkeypatch, capsys):
     segmenter.save_pretrained(tmp_path / "trajtok")
     monkeypatch.setattr(controlled_experiment, "Sizes", lambda: SIZES)
     monkeypatch.setattr(controlled_experiment, "LONGER", (3,))

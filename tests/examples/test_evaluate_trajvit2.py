@@ -35,9 +35,6 @@ from modeling_trajtok import (
 )
 from modeling_trajtok.processors import VideoDecodeError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # --- readers ---------------------------------------------------------------------------------------------------------
 
 

@@ -35,9 +35,6 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 FPS = 10
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":

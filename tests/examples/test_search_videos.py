@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import search_videos
 import torch
+from evaluation.checkpoint_limits import WORLDS_ONLY_NOTE
 from evaluation.embedding_cache import VideoRequest, decode_stretch, frames_of_stretch
 from PIL import Image
-from search import answer_sheet, video_index, video_windows
+from search import answer_sheet, video_windows
 from search.answer_sheet import Answer, highlight
 from search.video_windows import read_windows, window_edges
+from storage import folder_lock, whole_files
 
 from modeling_trajtok import TrajViT2Model, TrajViT2Processor
 from modeling_trajtok.processors import FrameTimeline, TrajectoryMap, VideoDecodeError, decode_video
@@ -329,11 +331,13 @@ def test_interrupted_indexing_goes_on_where_it_was(run, folder, embedded, monkey
         fsync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(video_index.os, "fsync", die_at_the_second_shard)
+        patch.setattr(whole_files.os, "fsync", die_at_the_second_shard)
         with pytest.raises(KeyboardInterrupt):
             run()
     first, second = embedded
-    assert sorted(name.rpartition(".")[2] for name in shards(folder)) == ["parquet", "part"]
+    left = set(shards(folder))
+    assert [name.rpartition(".")[2] for name in left] == ["parquet"]  # what could not be finished is gone
+    (folder / ".trajtok_index" / "videos" / ".killed.part").write_bytes(b"half")  # unless the process was killed
     embedded.clear()
     assert run() == 0
     assert first not in embedded
@@ -377,6 +381,46 @@ def test_a_killed_search_goes_on_with_the_videos_that_are_left(folder, save_chec
     assert run(TEXT, "--top", 100, "--index", tmp_path / "whole") == 0
     whole = {(entry["file"], entry["start_s"]): entry["score"] for entry in results()}
     assert len(whole) == 3 * 13 + 1 + 5 and resumed == pytest.approx(whole, abs=1e-5)
+
+
+def test_two_searches_at_once_share_one_index(folder, save_checkpoint, tmp_path):
+    """Both are started and wait for the index; then one of them embeds, and the other finds all done."""
+    command = [sys.executable, search_videos.__file__, folder, TEXT, "--model", save_checkpoint()]
+    command += ["--window-seconds", WINDOW_S, "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    logs = [(tmp_path / f"{number}.out", tmp_path / f"{number}.err") for number in range(2)]
+    processes = []
+    with folder_lock(folder / ".trajtok_index"):
+        for number, (out, err) in enumerate(logs):
+            with out.open("w") as stdout, err.open("w") as stderr:
+                place = tmp_path / str(number) / "found.png"
+                whole = [str(part) for part in (*command, place)]
+                processes.append(subprocess.Popen(whole, env=environment, stdout=stdout, stderr=stderr))
+        deadline = time.monotonic() + 240
+        while not all("waiting: another process is at work" in err.read_text() for _, err in logs):
+            assert all(process.poll() is None for process in processes) and time.monotonic() < deadline
+            time.sleep(0.05)
+    assert [process.wait(timeout=240) for process in processes] == [0, 0], [err.read_text() for _, err in logs]
+    told = sorted(line for out, _ in logs for line in out.read_text().splitlines() if line.startswith("Videos: "))
+    assert told == [
+        "Videos: 0 embedded, 3 not changed, 0 gone, 0 skipped.",
+        "Videos: 3 embedded, 0 not changed, 0 gone, 0 skipped.",
+    ]
+    assert len(shards(folder)) == 3
+    first, second = (json.loads((tmp_path / str(n) / "found.json").read_text())["queries"] for n in range(2))
+    assert first == second
+
+
+def test_words_that_the_checkpoint_does_not_know_are_named(run, tmp_path, capsys):
+    assert run("a zebra rolls, zebra!", TEXT) == 0
+    printed, complaints = capsys.readouterr()
+    assert '"a zebra rolls, zebra!" - unknown to the checkpoint: zebra' in printed.splitlines()
+    assert f'"{TEXT}"' in printed.splitlines()
+    warnings = [line for line in complaints.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and "the checkpoint has no token for zebra." in warnings[0]
+    queries = json.loads((tmp_path / "out" / "found.json").read_text())["queries"]
+    assert [query["unknown_words"] for query in queries] == [["zebra"], []]
+    assert WORLDS_ONLY_NOTE not in printed
 
 
 def test_highlight_outlines_the_answer_and_dims_the_rest():

@@ -39,7 +39,7 @@ def folder(tiny_config, tmp_path):
 def run_as_a_stranger(script: str, folder) -> subprocess.CompletedProcess:
     """Run a script in a fresh process, offline, with no cached modules, anywhere but in the repository."""
     home = folder.parent / "home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
     environment |= {"HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "HF_HUB_OFFLINE": "1"}
     return subprocess.run(

@@ -281,7 +281,7 @@ def test_only_valid_trajectories_become_tokens(vlm_config):
         for chunk in range(3):
             frames = clip[b : b + 1, 3 * chunk : 3 * chunk + 3]
             with torch.no_grad():
-                out = model.model._encode_chunks(frames, torch.ones(1, frames.shape[1], dtype=torch.bool))
+                out, _ = model.model._encode_chunks(frames, torch.ones(1, frames.shape[1], dtype=torch.bool), {})
             owned += [(chunk, k, int(out.num_patches[0, k])) for k in range(K)]
         kept = [(chunk, k) for chunk, k, patches in owned if patches]
         assert 4 < len(kept) < 3 * K
@@ -316,8 +316,9 @@ def test_siglip2_reads_patches_of_any_shape(vlm_config):
     with torch.no_grad():
         for height, width in ((48, 48), (32, 64)):
             clip = torch.randn(1, 3, 3, height, width)
-            features, grid = model.model._vision_features(clip)
-            assert tuple(grid) == (3, height // 8, width // 8) and features.shape == (1, grid.num_patches, 40)
+            patches, grid = model.model._vision_patches(clip, {})
+            assert tuple(grid) == (3, height // 8, width // 8)
+            assert patches.last_hidden_state.shape == (3, grid.patches_per_frame, 40)
             # A patch goes in as rows, columns, channels: what Siglip2ImageProcessor makes of it.
             assert model.get_video_features(clip).pooler_output[0].shape == (K, 32)
 

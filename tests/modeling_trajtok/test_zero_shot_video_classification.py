@@ -274,6 +274,19 @@ def test_columns_of_data_sets(classify, videos, tmp_path):
         assert [scores(result) for result in results] == [pytest.approx(one, abs=1e-5) for one in expected]
 
 
+def test_a_saved_pipeline_opens_again(folder, videos, tmp_path):
+    classify = pipeline(TASK, model=str(folder))
+    expected = scores(classify(videos[0], LABELS))
+    classify.save_pretrained(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"processor_config.json", "tokenizer.json", "model.safetensors", "modeling_trajvit2.py"} <= names
+    assert {"zero_shot_video_classification.py", "processing_trajvit2.py", "video_processing_trajtok.py"} <= names
+    again = pipeline(TASK, model=str(tmp_path))
+    assert scores(again(videos[0], LABELS)) == pytest.approx(expected)
+    in_memory = pipeline(TASK, model=classify.model, processor=classify.processor)
+    assert scores(in_memory(videos[0], LABELS)) == pytest.approx(expected)
+
+
 def test_nothing_is_no_list_of_videos(classify):
     with pytest.raises(ValueError, match="Got an empty list of videos"):
         classify([], LABELS)

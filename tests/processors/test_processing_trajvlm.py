@@ -141,6 +141,15 @@ def test_saved_settings_come_back(processor, tmp_path):
     assert loaded.chat_template == processor.chat_template and loaded.trajectory_model is None
 
 
+def test_without_saved_settings_none_are_guessed(processor, vlm_config, tmp_path):
+    """What a pipeline of Transformers saves: model and parts, not the processor."""
+    vlm_config.save_pretrained(tmp_path)
+    processor.tokenizer.save_pretrained(tmp_path)
+    processor.image_processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"pipe\.processor\.save_pretrained\(folder\)"):
+        TrajVLMProcessor.from_pretrained(tmp_path)
+
+
 def test_mistakes_are_named(processor, vlm_tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"got 0 videos for 1 placeholders"):
         processor(text="<|video_pad|> what is red ?")
@@ -175,3 +184,64 @@ def test_mistakes_are_named(processor, vlm_tokenizer, tmp_path):
         encode(processor, [user({"type": "video", "path": str(tmp_path / "bad.mp4")})])
     with pytest.raises(ValueError, match="The tokenizer has no token '<video>'"):
         TrajVLMProcessor(processor.image_processor, processor.video_processor, vlm_tokenizer, video_token="<video>")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokenizer": None}, "got NoneType as tokenizer, expected the tokenizer of the language model"),
+        ({"image_processor": None}, "got NoneType as image_processor"),
+        ({"video_processor": "folder"}, "got str as video_processor, expected a TrajTokVideoProcessor"),
+        ({"num_trajectories": "8"}, "num_trajectories='8', expected a whole number of at least 1"),
+        ({"num_trajectories": True}, "num_trajectories=True"),
+        ({"frames_per_chunk": 0}, "frames_per_chunk=0, expected a whole number of at least 1 or None"),
+        ({"max_trajectory_tokens": 2.5}, r"max_trajectory_tokens=2\.5"),
+        ({"token_selection": "some"}, "token_selection='some', expected 'all' or 'valid'"),
+        ({"use_timestamps": "no"}, "use_timestamps='no', expected True or False"),
+        ({"video_token": "<|image_pad|>"}, "as the placeholder of images and of videos, expected two"),
+    ],
+)
+def test_construction_checks_what_calls_need(processor, change, message):
+    names = ("image_processor", "video_processor", "tokenizer")
+    with pytest.raises(ValueError, match=message):
+        TrajVLMProcessor(**{**{name: getattr(processor, name) for name in names}, **change})
+    with pytest.raises(ValueError, match="got NoneType as image_processor"):
+        TrajVLMProcessor()
+
+
+def test_numbers_of_numpy_are_saved(processor, tmp_path):
+    parts = (processor.image_processor, processor.video_processor, processor.tokenizer)
+    settings = {"num_trajectories": np.int64(K), "frames_per_chunk": np.int32(3), "use_timestamps": np.bool_(True)}
+    TrajVLMProcessor(*parts, **settings).save_pretrained(tmp_path)
+    loaded = TrajVLMProcessor.from_pretrained(tmp_path)
+    assert (loaded.num_trajectories, loaded.frames_per_chunk, loaded.use_timestamps) == (K, 3, True)
+
+
+def test_chunks_without_tokens_keep_their_times(processor, vlm_config, shared_data):
+    """The last chunk may have no token; a model is there, so nobody is told to set one."""
+    vlm_config.token_selection = processor.token_selection = "valid"
+    model = TrajVLMForConditionalGeneration(vlm_config).eval()
+    clip = shared_data / "clips" / "torchcodec" / "bt709_full_range.mp4"
+    given = model.get_video_features
+
+    def only_the_first_chunk(*args, **kwargs):
+        features = given(*args, **kwargs)
+        first = [chunks == 0 for chunks in features.token_chunks]
+        features.pooler_output = [tokens[mask] for tokens, mask in zip(features.pooler_output, first, strict=True)]
+        features.token_chunks = [chunks[mask] for chunks, mask in zip(features.token_chunks, first, strict=True)]
+        return features
+
+    model.get_video_features = only_the_first_chunk
+    processor.use_timestamps, processor.trajectory_model = True, model
+    inputs = encode(processor, [user({"type": "video", "path": str(clip)})])
+    assert processor.tokenizer.decode(inputs["input_ids"][0]).count("seconds") == 2
+    processor.frames_per_chunk = 4
+    with pytest.raises(ValueError, match="has frames_per_chunk=4, its trajectory_model 3, expected the same"):
+        encode(processor, [user({"type": "video", "path": str(clip)})])
+
+
+def test_servers_are_not_told_to_set_a_model_that_is_set(processor, vlm_config):
+    processor.token_selection = "valid"
+    processor.trajectory_model = TrajVLMForConditionalGeneration(vlm_config)
+    with pytest.raises(ValueError, match="only sizes or pixels to count tokens from"):
+        processor._get_num_multimodal_tokens(video_sizes=[(5, 30, 40)])

@@ -3,6 +3,7 @@
 import av
 import numpy as np
 import pytest
+import torch
 
 from modeling_trajtok.processors.trajectory_drawing import (
     COLOUR_OF_NONE,
@@ -195,3 +196,27 @@ def test_what_does_not_fit_is_refused(tmp_path, clip):
         write_video(tmp_path / "clip.mp4", frames[:0], fps=8)
     with pytest.raises(ValueError, match="fps must be positive, got 0"):
         write_video(tmp_path / "clip.mp4", frames, fps=0)
+    for fps, message in (("10", "fps must be positive, got '10'"), (1e9, "fps must be from 0.001 to 1000")):
+        with pytest.raises(ValueError, match=message):
+            write_video(tmp_path / "clip.mp4", frames, fps=fps)
+    with pytest.raises(ValueError, match="crf must be a whole number from 0"):
+        write_video(tmp_path / "clip.mp4", frames, fps=8, crf=99)
+    with pytest.raises(ValueError, match=r"trajectory_map must be a TrajectoryMap, .* got list"):
+        draw_overlay(frames, [trajectory_map])
+    with pytest.raises(ValueError, match="got 'a'"):
+        draw_overlay(frames, trajectory_map, alpha="a")
+    with pytest.raises(ValueError, match=r"whole numbers above 0; got max_columns=2.5"):
+        contact_sheet(frames, trajectory_map, max_columns=2.5)
+    with pytest.raises(ValueError, match=r"3 columns of 562500x1000000 px .* larger than 134 million pixels"):
+        contact_sheet(frames, trajectory_map, column_width_px=10**6)
+    with pytest.raises(ValueError, match="ids must be whole numbers"):
+        trajectory_colours([0.5])
+
+
+def test_lists_tensors_and_tiny_pictures_are_drawn_as_well(clip):
+    frames, trajectory_map = clip
+    drawn = draw_overlay(frames, trajectory_map)
+    np.testing.assert_array_equal(draw_overlay(list(frames), trajectory_map), drawn)
+    np.testing.assert_array_equal(draw_overlay(torch.from_numpy(frames), trajectory_map), drawn)
+    assert draw_overlay(np.zeros((1, 1, 2, 3), np.uint8), map_of(np.zeros((1, 1, 2), int))).shape == (1, 1, 2, 3)
+    assert trajectory_colours([]).shape == (0, 3)

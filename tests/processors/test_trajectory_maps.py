@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from modeling_trajtok.processors.trajectory_maps import TrajectoryMap, decode_coco_rle, encode_coco_rle
 
@@ -58,6 +59,11 @@ def test_a_map_without_trajectories_is_empty_not_an_error():
         ({"frame_times_s": np.array([0, 2, 1])}, "never decrease"),
         ({"frame_times_s": np.array([0, np.nan, 1])}, "finite"),
         ({"frame_indices": np.array([0, 1, 1])}, "strictly ascending"),
+        ({"frame_indices": [-1, 0, 1]}, "strictly ascending from 0"),
+        ({"frame_indices": [0, 0.5, 1]}, "must be whole numbers, got"),
+        ({"frame_indices": ["a", "b", "c"]}, "frame_indices must be whole numbers, got"),
+        ({"frame_times_s": None}, "frame_times_s must be seconds, got 'None'"),
+        ({"labels": [[[0], [1, 2]]]}, r"labels must be \(T, H_px, W_px\) whole numbers"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change, message):
@@ -86,6 +92,33 @@ def test_uncompressed_runs_are_read_and_bad_ones_refused():
     )
     with pytest.raises(ValueError, match="2x3 = 6 pixels; got 2 runs that add up to 4"):
         decode_coco_rle({"size": [2, 3], "counts": [1, 3]})
+
+
+@pytest.mark.parametrize(
+    "rle",
+    [
+        None,
+        {"size": [2, 3]},
+        {"size": [2], "counts": "4"},
+        {"size": ["a", 3], "counts": "4"},
+        {"size": [2, 3], "counts": None},
+        {"size": [2, 3], "counts": [1.5, 4.5]},
+    ],
+)
+def test_what_is_no_coco_mask_is_named(rle):
+    with pytest.raises(ValueError, match=r'A COCO mask must be {"size"'):
+        decode_coco_rle(rle)
+
+
+def test_only_one_mask_is_encoded_at_a_time():
+    with pytest.raises(ValueError, match=r"mask must be \(H_px, W_px\), got \(2, 3, 4\)"):
+        encode_coco_rle(np.ones((2, 3, 4)))
+
+
+def test_tensors_are_read_as_arrays():
+    times = torch.tensor([0.0, 1.0], requires_grad=True)
+    found = TrajectoryMap(torch.ones(2, 3, 4, dtype=torch.long), times, torch.tensor([0, 1]))
+    assert found.ids.tolist() == [1] and found.labels.dtype == np.int16
 
 
 def test_coco_export_gives_every_mask_back(small_map):

@@ -11,11 +11,15 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from transformers import BertConfig, BertModel
+from transformers.video_utils import VideoMetadata
 
 from modeling_trajtok.configuration_trajtok import TrajTokConfig
 from modeling_trajtok.modeling_trajtok import TrajTokModel
-from modeling_trajtok.processors import TrajTokVideoProcessor, VideoDecodeError, decode_video
+from modeling_trajtok.processors import TrajTokVideoMetadata, TrajTokVideoProcessor, VideoDecodeError, decode_video
 from modeling_trajtok.processors import trajectory_postprocessing as postprocessing
+from modeling_trajtok.processors import video_processing_trajtok as video_processing
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -173,6 +177,308 @@ def test_bad_settings_are_refused_on_construction(settings, tmp_path):
         TrajTokVideoProcessor.from_pretrained(tmp_path, **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_frames": "8"}, r"num_frames must be a whole number, got '8' \(str\)"),
+        ({"num_frames": 8.0}, "num_frames must be a whole number, got 8.0"),
+        ({"num_frames": True}, "num_frames must be a whole number, got True"),
+        ({"num_frames": -1}, "num_frames must be above 0, got -1"),
+        ({"fps": "2"}, r"fps must be a finite number, got '2' \(str\)"),
+        ({"fps": float("nan")}, "fps must be a finite number, got nan"),
+        (
+            {"fps": 2, "sampling_strategy": "middle"},
+            "sampling_strategy='middle' does not go with fps=2. Pass fps alone",
+        ),
+        ({"fps": 2, "sampling_strategy": "all"}, "sampling_strategy='all' does not go with fps=2"),
+        ({"num_frames": 3, "sampling_strategy": "all"}, "does not go with num_frames=3; it takes every frame"),
+        ({"num_frames": 3, "sampling_strategy": "fps"}, "does not go with fps=None; it takes fps"),
+        ({"decode_timeout_s": float("inf")}, "decode_timeout_s must be a finite number, got inf"),
+        ({"decode_timeout_s": None}, "decode_timeout_s must be a finite number, got None"),
+        ({"max_bytes": 1e9}, "max_bytes must be a whole number, got 1000000000.0"),
+        ({"short_clips": None}, "short_clips must be one of pad, raise; got None"),
+        ({"decoder_backend": ["pyav"]}, "decoder_backend must be one of auto, pyav"),
+        ({"size": "224"}, "size must be a whole number, got '224'"),
+        ({"size": -3}, "size must be above 0, got -3"),
+        ({"size": (3, 4, 5)}, r"size must be \(height, width\)"),
+        ({"size": {"height": 64}}, r"size must be .*shortest_edge.* got \{'height': 64\}"),
+        ({"size": {"height": "64", "width": 64}}, r"size\['height'\] must be a whole number, got '64'"),
+        ({"size": {"height": 16, "width": 64}}, "16x64 px .* at least 32"),
+        ({"size": None}, "size is None, but do_resize is True"),
+        ({"do_center_crop": True}, "crop_size is None, but do_center_crop is True"),
+        ({"crop_size": {"shortest_edge": 64}}, "crop_size must be .*height.*width"),
+        (
+            {"resample": 5},
+            r"resample must be one of nearest \(0\), bilinear \(2\), bicubic \(3\), lanczos \(1\); got 5",
+        ),
+        ({"image_mean": [0.5]}, "image_mean must be a number, or one for each of red, green and blue"),
+        ({"image_std": [0, 1, 1]}, "image_std must be above 0"),
+        ({"image_std": None}, "image_std is None, but do_normalize is True"),
+        ({"rescale_factor": "a"}, "rescale_factor must be a finite number, got 'a'"),
+        ({"device": "nope"}, "device must be one that torch knows, .* got 'nope'"),
+        ({"return_tensors": "tf"}, "return_tensors must be one of pt, np"),
+        ({"do_resize": "false"}, r"do_resize must be True or False, got 'false' \(str\)"),
+        ({"skip_bad_videos": "yes"}, "skip_bad_videos must be True or False"),
+        ({"data_format": "channels_last"}, "data_format must be channels_first, got 'channels_last'"),
+        ({"input_data_format": "first"}, "input_data_format must be one of channels_first, channels_last, none"),
+    ],
+)
+def test_every_door_checks_the_same_with_the_same_words(processor, bars, tmp_path, settings, message):
+    TrajTokVideoProcessor().save_pretrained(tmp_path)
+    saved = TrajTokVideoProcessor().to_dict()
+    for door in (
+        lambda: TrajTokVideoProcessor(**settings),
+        lambda: TrajTokVideoProcessor.from_pretrained(tmp_path, **settings),
+        lambda: TrajTokVideoProcessor.from_dict(saved, **settings),
+        lambda: processor(bars(6, 64, 96), **settings),
+    ):
+        with pytest.raises(ValueError, match=message):
+            door()
+
+
+def test_what_a_program_sets_is_checked_when_used_and_when_saved(processor, bars, tmp_path):
+    processor.num_frames = "8"
+    for use in (lambda: processor(bars(6, 64, 96)), lambda: processor.save_pretrained(tmp_path)):
+        with pytest.raises(ValueError, match="num_frames must be a whole number, got '8'"):
+            use()
+    processor.num_frames = np.int64(3)
+    assert processor(bars(6, 64, 96))["frame_valid"].shape == (1, 3)
+    processor.note = "kept"
+    processor.save_pretrained(tmp_path)
+    loaded = TrajTokVideoProcessor.from_pretrained(tmp_path)
+    assert loaded.num_frames == 3 and type(loaded.num_frames) is int and loaded.note == "kept"
+
+
+def test_numbers_of_other_libraries_are_taken_and_saved_as_plain_ones(bars, tmp_path):
+    given = {
+        "num_frames": np.int64(4),
+        "decode_timeout_s": torch.tensor(30.5),
+        "size": {"height": np.int32(64), "width": torch.tensor(96)},
+        "image_mean": np.array([0.5, 0.4, 0.3]),
+        "image_std": (np.float32(0.5), 1, 0.25),
+        "rescale_factor": np.float64(1 / 255),
+        "do_normalize": np.bool_(True),
+        "do_convert_rgb": 1,
+        "resample": InterpolationMode.BILINEAR,
+        "device": torch.device("cpu"),
+    }
+    plain = {
+        "num_frames": 4,
+        "decode_timeout_s": 30.5,
+        "size": {"height": 64, "width": 96},
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.5, 1.0, 0.25],
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "resample": 2,
+        "device": "cpu",
+    }
+    processor = TrajTokVideoProcessor(**given)
+    processor.save_pretrained(tmp_path)
+    saved = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert {name: saved[name] for name in plain} == plain
+    expected = processor(bars(6, 40, 30))["pixel_values_videos"]
+    for same in (
+        TrajTokVideoProcessor(**plain)(bars(6, 40, 30)),
+        TrajTokVideoProcessor()(bars(6, 40, 30), **given),
+        TrajTokVideoProcessor.from_pretrained(tmp_path)(bars(6, 40, 30)),
+        TrajTokVideoProcessor.from_json_file(next(tmp_path.glob("*.json")))(bars(6, 40, 30)),
+    ):
+        torch.testing.assert_close(same["pixel_values_videos"], expected)
+
+
+def test_none_in_a_call_means_the_processors_own_sampling(processor, bars):
+    for name in ("num_frames", "fps", "sampling_strategy"):
+        assert processor(bars(9, 64, 96), **{name: None})["frame_valid"].shape == (1, 4)
+
+
+def test_taking_every_frame_and_a_number_replace_each_other(processor, bars, tmp_path):
+    TrajTokVideoProcessor(sampling_strategy="all", size=64).save_pretrained(tmp_path)
+    every = TrajTokVideoProcessor.from_pretrained(tmp_path)
+    assert every(bars(9, 64, 96))["frame_valid"].shape == (1, 9)
+    assert every(bars(9, 64, 96), num_frames=5)["frame_valid"].shape == (1, 5)
+    assert processor(bars(9, 64, 96), sampling_strategy="all")["frame_valid"].shape == (1, 9)
+    older = {**every.to_dict(), "num_frames": 16}
+    assert TrajTokVideoProcessor.from_dict(older)(bars(9, 64, 96))["frame_valid"].shape == (1, 9)
+
+
+def test_a_device_that_is_not_there_is_named(processor, bars):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match="device='cuda' cannot be used here"):
+        processor(bars(6, 64, 96), device="cuda")
+
+
+def test_frames_are_never_padded_to_a_crop(processor, bars):
+    crop = {"do_center_crop": True, "crop_size": {"height": 32, "width": 64}}
+    cropped = processor(bars(4, 64, 96), **crop)["pixel_values_videos"]
+    torch.testing.assert_close(cropped, processor(bars(4, 64, 96))["pixel_values_videos"][..., 16:48, 16:80])
+    with pytest.raises(ValueError, match=r"64x96 px .* cannot be cropped to 65x64"):
+        processor(bars(4, 64, 96), do_center_crop=True, crop_size={"height": 65, "width": 64})
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_time_limit_holds_for_resizing(processor, bars, monkeypatch):
+    now = iter(range(0, 1000, 20))
+    monkeypatch.setattr(video_processing.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(video_processing, "RESIZED_VALUES_AT_A_TIME", 3 * 64 * 96)
+    with pytest.raises(VideoDecodeError, match=r"resizing from 40x50 to 64x96 px did not end within 50 s; raise `dec"):
+        processor(bars(4, 40, 50), decode_timeout_s=50)
+
+
+def test_blocks_of_frames_do_not_change_the_pixels(processor, bars, monkeypatch):
+    whole = processor(bars(4, 50, 70))["pixel_values_videos"]
+    monkeypatch.setattr(video_processing, "RESIZED_VALUES_AT_A_TIME", 3 * 64 * 96 * 3)
+    torch.testing.assert_close(processor(bars(4, 50, 70))["pixel_values_videos"], whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_frames": 10**7}, r"10000000 frames of 64x96 px .* would take 686.6 GiB, more than 4 GiB"),
+        ({"size": {"height": 50000, "width": 50000}}, "4 frames of 50000x50000 px"),
+        ({"size": {"shortest_edge": 60000}}, r"4 frames of 60000x\d+ px"),
+        (
+            {"size": {"height": 20000, "width": 30000}, "do_center_crop": True, "crop_size": 64},
+            "1 frame of 20000x30000 px",
+        ),
+    ],
+)
+def test_more_than_fits_is_refused_before_memory_is_taken(processor, clip, bars, settings, message):
+    for video in (clip, bars(6, 64, 96)):
+        with pytest.raises(ValueError, match=message):
+            processor(video, **settings)
+
+
+def test_a_batch_is_bounded_as_well(processor, bars):
+    processor.max_bytes = 4 * 12 * 64 * 96
+    assert len(processor([bars(4, 64, 96)] * 4)["frame_valid"]) == 4
+    with pytest.raises(ValueError, match=r"5 clips of 4 frames of 64x96 px .* pass fewer videos at a time"):
+        processor([bars(4, 64, 96)] * 5)
+    assert len(processor([bars(4, 64, 96)] * 5, max_bytes=1 << 20)["frame_valid"]) == 5
+
+
+# --- frames that somebody sampled before -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [VideoMetadata, TrajTokVideoMetadata, dict])
+def test_what_the_caller_knows_about_frames_in_memory_is_kept(processor, bars, kind):
+    """8 of 240 frames at 30 fps, every 30th."""
+    facts = kind(total_num_frames=240, fps=30.0, duration=8.0, frames_indices=list(range(0, 240, 30)))
+    given = {"video_metadata": [[facts]], "return_metadata": True}
+    (kept,) = processor(bars(8, 40, 30), do_sample_frames=False, **given)["video_metadata"]
+    assert kept.frames_indices == list(range(0, 240, 30)) and kept.timestamps == list(range(8))
+    assert (kept.total_num_frames, kept.fps, kept.duration) == (240, 30.0, 8.0)
+    batch = processor(bars(8, 40, 30), **given)
+    assert batch["video_metadata"][0].frames_indices == [0, 60, 120, 180], "sampling goes on from there"
+    assert batch["video_metadata"][0].frame_times_s == [0, 2, 4, 6]
+    by_rate = processor(bars(8, 40, 30), fps=0.5, **given)["video_metadata"][0]
+    assert by_rate.frame_times_s == [0, 2, 4, 6]
+
+
+def test_times_size_and_name_of_the_source_are_kept(processor, bars):
+    facts = {"frame_times_s": np.array([0, 0.5, 4]), "height": 480, "width": 640, "name": "holiday.mp4", "duration": 5}
+    batch = processor(bars(3, 40, 30), video_metadata=facts, do_sample_frames=False, return_metadata=True)
+    (kept,) = batch["video_metadata"]
+    assert kept.frame_times_s == [0, 0.5, 4] and kept.name == "holiday.mp4" and kept.duration == 5
+    ids = torch.zeros(1, 3, 2, 3, dtype=torch.long)
+    (found,) = processor.post_process_trajectories({"trajectory_ids": ids}, batch["video_metadata"])
+    assert found.size_hw == (480, 640) and found.frame_times_s.tolist() == [0, 0.5, 4]
+    by_rate = processor(bars(3, 40, 30), video_metadata=kept, fps=0.5, return_metadata=True)["video_metadata"][0]
+    assert by_rate.frame_times_s == [0, 0.5, 4]
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (
+            {"total_num_frames": 240, "fps": 30.0},
+            "came with 8 frames, of which .* total_num_frames=240; pass frames_indices",
+        ),
+        (
+            {"frames_indices": [0, 1, 2], "total_num_frames": 9},
+            "came with 8 frames, but video_metadata has 3 frames_ind",
+        ),
+        ({"frames_indices": list(range(8)), "total_num_frames": 5}, "frames_indices up to 7 .* total_num_frames=5"),
+        ({"frames_indices": [0, 1, 1, 2, 3, 4, 5, 6]}, "whole numbers from 0, each above the one before"),
+        ({"frames_indices": [0.5, 1, 2, 3, 4, 5, 6, 7]}, "whole numbers from 0"),
+        ({"frames_indices": "all"}, "whole numbers from 0"),
+        ({"frame_times_s": [0, 1, 2, 3, 4, 5, 6, float("nan")]}, "seconds from 0, never falling"),
+        ({"frame_times_s": [0, 1]}, "came with 8 frames, but video_metadata has 2 frame_times_s"),
+        (
+            {"fps": 3.0, "duration": 8.0, "total_num_frames": 240, "frames_indices": list(range(0, 240, 30))},
+            "after the end",
+        ),
+        ({"fps": -1}, "video_metadata's fps must be above 0"),
+        ({"fps": "30"}, "video_metadata's fps must be a finite number, got '30'"),
+        ({"framerate": 30}, "video_metadata has no fact `framerate`; did you mean"),
+        (30, "video_metadata holds int; expected VideoMetadata, a dict or None"),
+    ],
+)
+def test_facts_that_do_not_fit_the_frames_are_refused(processor, bars, facts, message):
+    with pytest.raises(ValueError, match=message):
+        processor(bars(8, 40, 30), video_metadata=facts)
+
+
+def test_a_file_speaks_for_itself(processor, clip):
+    facts = {"total_num_frames": 12, "fps": 5.0, "frames_indices": [2, 7]}
+    (kept,) = processor(clip, video_metadata=facts, return_metadata=True)["video_metadata"]
+    assert kept.fps == 30 and kept.frames_indices == [1, 4, 7, 10]
+    (kept,) = processor(clip, video_metadata=facts, return_metadata=True, do_sample_frames=False)["video_metadata"]
+    assert kept.frames_indices == [2, 7], "the frames that the caller chose"
+    with pytest.raises(ValueError, match=r"clip\.mp4: has 12 frames, but video_metadata says 10"):
+        processor(clip, video_metadata={"total_num_frames": 10})
+
+
+def test_frames_can_be_chosen_without_a_video(processor):
+    facts = {"total_num_frames": 12, "fps": 4}
+    assert processor.sample_frames(facts).tolist() == [1, 4, 7, 10]
+    assert processor.sample_frames(facts, fps=1).tolist() == [0, 4, 8]
+    with pytest.raises(ValueError, match="nobody knows them"):
+        processor.sample_frames({"total_num_frames": 12}, fps=1)
+
+
+# --- animations, grey clips ------------------------------------------------------------------------------------------
+
+
+def test_an_open_animation_is_bounded_and_a_closed_one_is_named(processor, bars, tmp_path):
+    pictures = [Image.fromarray(frame) for frame in bars(6, 64, 96)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
+    with Image.open(tmp_path / "a.gif") as animation:
+        with pytest.raises(ValueError, match=r"6 frames of 64x96 px .* raise `max_bytes`, now 100000"):
+            processor(animation, max_bytes=100_000, sampling_strategy="all", do_resize=False)
+        with pytest.raises(VideoDecodeError, match=r"a\.gif: decoding did not end within 1e-09 s; raise"):
+            processor(animation, decode_timeout_s=1e-9)
+    with pytest.raises(ValueError, match=r"a\.gif: "):
+        processor(animation)
+
+
+def test_an_open_animation_is_a_video(processor, bars, tmp_path):
+    pictures = [Image.fromarray(frame) for frame in bars(6, 64, 96)]
+    name = tmp_path / "a.webp"
+    pictures[0].save(name, save_all=True, append_images=pictures[1:], duration=500, lossless=True)
+    with Image.open(name) as animation:
+        batch = processor([animation, name], fps=1, return_metadata=True)
+        assert processor(animation)["frame_valid"].shape == (1, 4)
+    torch.testing.assert_close(*batch["pixel_values_videos"])
+    for facts in batch["video_metadata"]:
+        assert facts.frame_times_s == [0, 1, 2] and facts.fps == 2 and facts.name == str(name)
+
+
+def test_grey_clips_need_a_word(processor, bars):
+    grey = bars(3, 64, 96)[..., 0]
+    with pytest.raises(ValueError, match=r'3 grey frames. Pass input_data_format="channels_first"'):
+        processor(grey)
+    assert processor(grey, input_data_format="none")["frame_valid"].sum() == 3
+    assert processor(grey, input_data_format="channels_first")["frame_valid"].shape == (1, 1)
+
+
+# --- bad videos ------------------------------------------------------------------------------------------------------
+
+
 def test_a_bad_video_is_named_or_skipped_and_counted(processor, clip, tmp_path, bars):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(clip.read_bytes()[:500])
@@ -292,6 +598,20 @@ def test_a_tokenizer_that_was_never_saved_cannot_be_referred_to(processor, tiny_
         processor.trajectory_tokenizer = 3
 
 
+def test_a_tokenizer_that_makes_no_tokens_or_is_not_there_is_named(processor, bars, tmp_path):
+    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
+    processor.trajectory_tokenizer = BertModel(config)
+    with pytest.raises(ValueError, match="is a BertModel, which makes no trajectory tokens; pass a TrajTokModel"):
+        processor(bars(4, 40, 30))
+    processor.trajectory_tokenizer = str(tmp_path / "gone")
+    with pytest.raises(OSError, match="gone' of the processor cannot be loaded; it must be a folder"):
+        processor(bars(4, 40, 30))
+    with pytest.raises(ValueError, match="empty name"):
+        processor.trajectory_tokenizer = ""
+    with pytest.raises(ValueError, match="trajectory_tokenizer belongs to the processor"):
+        processor(bars(4, 40, 30), trajectory_tokenizer=None)
+
+
 # --- and back --------------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +649,48 @@ def test_ids_alone_are_enlarged_by_the_nearest_patch(processor):
     np.testing.assert_array_equal(found.labels[0], np.kron(ids[0, 0].numpy(), np.ones((2, 2))))
 
 
+def _ids_and_logits(*owners):
+    """One clip of 2 x 2 patches, frame t owned by owners[t] (-1 = nobody)."""
+    ids = torch.tensor(owners).view(1, -1, 1, 1).expand(-1, -1, 2, 2).contiguous()
+    return ids, F.one_hot(ids.clamp(min=0).flatten(1), 4).float()
+
+
+@pytest.mark.parametrize("with_logits", [False, True])
+def test_frames_without_a_trajectory_stay_in_their_place(processor, with_logits):
+    ids, logits = _ids_and_logits(2, -1, 3, -1)
+    outputs = {"trajectory_ids": ids, **({"assignment_logits": logits} if with_logits else {})}
+    facts = {"height": 4, "width": 4, "frames_indices": [5, 6, 9, 11], "frame_times_s": [0.5, 0.6, 0.9, 1.1]}
+    (found,) = processor.post_process_trajectories(outputs, [facts])
+    assert found.labels[:, 0, 0].tolist() == [2, -1, 3, -1], "metadata knows four frames"
+    assert found.frame_indices.tolist() == [5, 6, 9, 11] and found.time_spans_s.tolist() == [[0.5, 0.5], [0.9, 0.9]]
+    (found,) = processor.post_process_trajectories(outputs, source_sizes_hw=[(4, 4)])
+    assert found.labels[:, 0, 0].tolist() == [2, -1, 3], "without it, empty frames at the end are padding"
+    valid = torch.tensor([[True, False, True, False]])
+    (found,) = processor.post_process_trajectories(outputs, [facts], frame_valid=valid)
+    assert found.labels[:, 0, 0].tolist() == [2, 3] and found.frame_indices.tolist() == [5, 9]
+    assert found.frame_times_s.tolist() == [0.5, 0.9]
+    (found,) = processor.post_process_trajectories({**outputs, "frame_valid": valid}, source_sizes_hw=[(4, 4)])
+    assert found.frame_indices.tolist() == [0, 2], "processors with a tokenizer return the mask themselves"
+
+
+@pytest.mark.parametrize("with_logits", [False, True])
+def test_a_clip_without_any_trajectory_has_an_empty_map(processor, with_logits):
+    ids, logits = _ids_and_logits(-1, -1)
+    outputs = {"trajectory_ids": ids, **({"assignment_logits": logits} if with_logits else {})}
+    (found,) = processor.post_process_trajectories(outputs, source_sizes_hw=[(4, 4)], min_area_fraction=0.1)
+    assert found.labels.shape == (2, 4, 4) and (found.labels == -1).all() and found.ids.tolist() == []
+    assert found.to_mot_text() == "" and found.to_coco_rle() == []
+    with pytest.raises(ValueError, match="Clip 0 has no valid frame"):
+        processor.post_process_trajectories(outputs, source_sizes_hw=[(4, 4)], frame_valid=ids[:, :, 0, 0] >= 0)
+
+
+def test_arrays_and_a_single_entry_of_metadata_are_read_as_well(processor, tiny_model, bars):
+    processor.trajectory_tokenizer = tiny_model
+    batch = processor(bars(3, 40, 30), return_tensors="np", return_metadata=True)
+    (found,) = processor.post_process_trajectories(batch, batch["video_metadata"][0])
+    assert found.labels.shape == (3, 40, 30)
+
+
 def test_small_trajectories_can_be_left_out(processor):
     ids = torch.zeros(1, 1, 4, 4, dtype=torch.long)
     ids[0, 0, 0, 0] = 3
@@ -349,8 +711,22 @@ def test_small_trajectories_can_be_left_out(processor):
         ({"source_sizes_hw": [(4, 6)] * 2}, "2 entries for 1 clips"),
         ({"source_sizes_hw": [(4, 6)], "min_area_fraction": 1.5}, "1.5"),
         ({"source_sizes_hw": [(4, 6)], "frame_valid": torch.ones(1, 3, dtype=torch.bool)}, r"\(1, 2\), got \(1, 3\)"),
+        ({"source_sizes_hw": [(4, 6)], "min_area_fraction": "a"}, "min_area_fraction must be in"),
+        ({"source_sizes_hw": [(4, 0)]}, "The width of clip 0 must be above 0"),
+        ({"source_sizes_hw": [4]}, r"must be \(height, width\)"),
+        ({"video_metadata": [{"fps": 3}]}, "no height and width"),
+        (
+            {"video_metadata": [{"height": 4, "width": 6, "frames_indices": [0, 1, 2]}]},
+            "have 2 frames and video_metadata",
+        ),
     ],
 )
 def test_post_processing_names_what_does_not_fit(processor, arguments, message):
     with pytest.raises(ValueError, match=message):
         processor.post_process_trajectories({"trajectory_ids": torch.zeros(1, 2, 2, 3, dtype=torch.long)}, **arguments)
+
+
+def test_outputs_that_are_none_are_named(processor):
+    for outputs in ((1, 2), {"pixel_values_videos": 3}, {"trajectory_ids": torch.zeros(1, 2, 2)}):
+        with pytest.raises(ValueError, match="trajectory_ids"):
+            processor.post_process_trajectories(outputs, source_sizes_hw=[(4, 6)])
