@@ -33,6 +33,7 @@ from evaluation.provenance import checkpoint_record, settings_record, versions, 
 from evaluation.question_evaluation import MAX_ANSWER_TOKENS, AnswerScores
 from evaluation.tables import markdown_table, sample_deviation, spread
 from evaluation.video_prompts import EncodedVideo, generate_answers, video_prompts
+from storage import write_text, write_whole
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -225,7 +226,7 @@ def run(kind: str, frames: int, seed: int, settings: argparse.Namespace, caches:
         "scores": scores,
         "seconds": round(time.time() - started, 1),
     }
-    finished.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_text(finished, json.dumps(result, indent=1))
     return result
 
 
@@ -256,10 +257,9 @@ def experiment(settings: argparse.Namespace) -> list[dict]:
         caches = fill_caches(frames, settings)
         for seed in range(settings.seeds):
             results += [run(kind, frames, seed, settings, caches) for kind in CONNECTORS]
-    settings.out.mkdir(parents=True, exist_ok=True)
     record |= {"checkpoints": settings.checkpoints, "results": results, "versions": versions()}
-    (settings.out / "connectors.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (settings.out / "connectors.md").write_text(table_of(results) + "\n", encoding="utf-8")
+    write_text(settings.out / "connectors.json", json.dumps(record, indent=1) + "\n")
+    write_text(settings.out / "connectors.md", table_of(results) + "\n")
     plot(results, settings.out / "connectors.png")
     return results
 
@@ -305,7 +305,7 @@ def plot(results: Sequence[dict], path: Path) -> None:
     axis.set_ylabel("exact match, %")
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda part: figure.savefig(part, dpi=110, format="png"))
     plt.close(figure)
 
 

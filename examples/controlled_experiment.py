@@ -56,6 +56,7 @@ from experiment.systems import (
     trajectory_tower,
 )
 from experiment.worlds_mix import HELD_OUT_SEED, MIXED, TRAINING_SEED, CachedRecords, MixedWorlds, worlds_of
+from storage import write_text
 from tqdm import tqdm
 from training.caption_views import CaptionCollator, CaptionViews
 from training.clip_cache import ClipCache
@@ -332,11 +333,8 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, values: object) -> None:
-    """Write values beside the file's name, then rename: a file is complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partly = path.with_suffix(".partial")
-    partly.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    partly.replace(path)
+    """Values as JSON; the file is whole or not there."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from evaluation import evaluate_clip, summarise
 from evaluation.segmenter_evaluation import predict_ids
 from evaluation.trajectory_metrics import region_and_boundary
 from skimage.segmentation import slic
+from storage import write_text
 from tqdm import tqdm
 from training.clip_cache import WorldClips
 from trajectory_data import ClipRecord, open_dataset
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             clips = WorldClips(HELD_OUT_SEED, settings.worlds, WorldConfig.named(settings.difficulty))
         records = list(judge(clips, model, processor))
+        if settings.out:
+            write_text(settings.out, json.dumps({"model": settings.model, "clips": records}, indent=1))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -92,8 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         means = summarise([record["scores"][rival] for record in records])
         print(f"| {rival} | " + " | ".join(f"{means[name]['mean']:.3f}" for name in SHOWN) + " |")
     print(f"\nSegments per clip: {np.mean([record['segments'] for record in records]):.1f}")
-    if settings.out:
-        settings.out.write_text(json.dumps({"model": settings.model, "clips": records}, indent=1), encoding="utf-8")
     return 0
 
 

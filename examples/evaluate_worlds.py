@@ -26,6 +26,7 @@ import torch
 from evaluation.caption_evaluation import evaluate_worlds
 from evaluation.provenance import checkpoint_record, versions
 from evaluation.question_evaluation import evaluate_questions
+from storage import write_text
 from training.clip_cache import WorldClips
 from transformers import AutoConfig
 from worlds import DIFFICULTIES, WorldConfig
@@ -87,14 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "checkpoint": checkpoint_record(settings.model),
             "versions": versions(),
         }
+        if settings.out:
+            write_text(settings.out, json.dumps(record, indent=2))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     print(f"{settings.worlds} {difficulty} worlds, {num_frames} of {world_frames} frames")
     for name, value in scores.items():
         print(f"  {name:<26}{value:8.3f}")
-    if settings.out:
-        settings.out.write_text(json.dumps(record, indent=2), encoding="utf-8")
     return 0
 
 

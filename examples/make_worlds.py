@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from storage import folder_lock, one_line, remove_parts
 from tqdm import tqdm
 from trajectory_data import ClipRecord, write_clip
 from trajectory_data.clip_dataset import WRITABLE_LAYOUTS
@@ -21,7 +22,7 @@ from trajectory_data.clip_files import read_json, write_json
 from worlds import DIFFICULTIES, WorldConfig, render_world
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--num-worlds", type=int, required=True, help="worlds 0 to this number are rendered")
@@ -31,7 +32,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num-frames", type=int, default=8, help="frames per world")
     parser.add_argument("--size", type=int, default=128, help="height and width in pixels, even")
     settings = parser.parse_args(arguments)
+    try:
+        with folder_lock(settings.out):
+            remove_parts(settings.out)
+            render(settings)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {one_line(error)}\n")
+        return 1
+    return 0
 
+
+def render(settings: argparse.Namespace) -> None:
+    """Render the worlds that are not there.
+
+    Raises:
+        ValueError: the folder holds worlds of other settings.
+        OSError: the disk is full.
+    """
     config = WorldConfig.named(
         settings.difficulty, num_frames=settings.num_frames, height=settings.size, width=settings.size
     )
@@ -41,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(
             f"{settings.out} holds worlds of other settings, see {settings_path}. Choose another folder for {chosen}."
         )
-    settings.out.mkdir(parents=True, exist_ok=True)
     write_json(settings_path, chosen)
 
     for index in tqdm(range(settings.num_worlds), desc=f"worlds into {settings.out}", unit="world"):
@@ -55,7 +71,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(str(error))
+    sys.exit(main())

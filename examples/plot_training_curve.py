@@ -15,6 +15,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from storage import write_whole
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -63,7 +64,7 @@ def draw(lines: list[dict], ends: list[int], path: Path) -> None:
         axis.grid(alpha=0.3)
         for end in ends[1:-1]:
             axis.axvline(end, color="black", linestyle=":")
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda part: figure.savefig(part, dpi=110, format=path.suffix[1:] or "png"))
     plt.close(figure)
 
 

@@ -20,7 +20,6 @@ folder that all of them see.
 """
 
 import argparse
-import errno
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from storage import folder_lock, one_line, remove_parts
 from token_data import Clip, ClipReader, TokenRow, TokenShards, list_videos, load_model, maker_identity, tokenize
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -76,9 +76,21 @@ def tokenized(
 
 
 def run(settings: argparse.Namespace) -> None:
-    """Tokenize what has not been tokenized."""
+    """Tokenize what has not been tokenized.
+
+    Raises:
+        FolderInUseError: another run has the folder.
+    """
     # A process that is done waits for the one with the longest videos.
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=30))])
+    with folder_lock(settings.out, held=accelerator.is_main_process):
+        if accelerator.is_main_process:
+            remove_parts(settings.out)
+        accelerator.wait_for_everyone()
+        _run(settings, accelerator)
+
+
+def _run(settings: argparse.Namespace, accelerator: Accelerator) -> None:
     videos = list_videos(settings.source, settings.split, settings.column)
     changes = {"num_frames": settings.num_frames, "decode_timeout_s": settings.decode_timeout_s}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -174,17 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = parser.parse_args(argv)
     try:
         run(settings)
-    except OSError as error:
-        hint = ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = (
-                ". There is no room for another shard; finished shards are whole. Free some space and start the same "
-                "command again"
-            )
-        sys.stderr.write(f"error: {' '.join(str(error).split())}{hint}\n")
-        return 1
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {one_line(error)}\n")
         return 1
     return 0
 

@@ -18,6 +18,7 @@ Needs: ``pip install -e ".[train]"``; tokens that this model made (another's are
 
 import argparse
 import json
+import os
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,11 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from storage import folder_lock, telling_full_disk
 from token_data import collate_tokens, load_model, open_tokens, token_maker, video_features
 from torch import Tensor
 from training.chat_views import with_labels, with_video
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_trajtok import (
     TrajAdapterForVideoClassification,
@@ -172,7 +173,17 @@ def new_classes(model: PreTrainedModel, rows: Dataset, held_out: Dataset | None)
 
 
 def train(settings: argparse.Namespace) -> dict[str, float]:
-    """Train to the end; returns the held-out scores, if there are any."""
+    """Train to the end; returns the held-out scores, if there are any.
+
+    Raises:
+        FolderInUseError: another run has the folder.
+        OSError: the disk is full; the run goes on from its newest whole checkpoint.
+    """
+    with folder_lock(settings.out, held=os.environ.get("RANK", "0") == "0"), telling_full_disk(settings.out):
+        return _train(settings)
+
+
+def _train(settings: argparse.Namespace) -> dict[str, float]:
     model, processor, rows, held_out, collator, label_names = prepare(settings)
     classifies = isinstance(collator, LabelCollator)
     arguments = TrainingArguments(
@@ -202,8 +213,10 @@ def train(settings: argparse.Namespace) -> dict[str, float]:
         processing_class=processor,
         compute_metrics=share_of_right_labels if classifies else None,
     )
-    last = get_last_checkpoint(str(settings.out)) if settings.out.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    # The state is written last.
+    whole = [state.parent for state in settings.out.glob("checkpoint-*/trainer_state.json")]
+    last = max(whole, key=lambda checkpoint: int(checkpoint.name.partition("-")[2]), default=None)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     scores = trainer.evaluate() if held_out is not None else {}
     trainer.save_model(str(settings.out / "final"))
     return scores

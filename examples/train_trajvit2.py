@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from evaluation.caption_evaluation import evaluate_worlds
 from tqdm import tqdm
-from training.caption_tokenizer import learn_tokenizer
+from training.caption_tokenizer import kept_tokenizer, learn_tokenizer
 from training.caption_views import CaptionCollator, CaptionViews
 from training.clip_cache import ClipCache, open_clips
 from training.contrastive_training import ContrastiveTraining
@@ -50,10 +50,12 @@ def build_tokenizer(recipe: TrajViT2Recipe, clips: ClipCache, folder: Path) -> P
     name = recipe.tokenizer or recipe.initial_checkpoint
     if name:
         return AutoTokenizer.from_pretrained(name)
-    if not (folder / "tokenizer_config.json").exists():
+
+    def learn() -> PreTrainedTokenizerBase:
         captions = (clips.metadata(index) for index in tqdm(range(len(clips)), desc="reading clips"))
-        learn_tokenizer(captions, recipe.vocabulary_size, recipe.max_text_length).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+        return learn_tokenizer(captions, recipe.vocabulary_size, recipe.max_text_length)
+
+    return kept_tokenizer(folder, learn)
 
 
 def changed_config(config: TrajViT2Config, changes: dict) -> TrajViT2Config:

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from evaluation.question_evaluation import evaluate_questions
 from tqdm import tqdm
-from training.caption_tokenizer import learn_chat_tokenizer
+from training.caption_tokenizer import kept_tokenizer, learn_chat_tokenizer
 from training.chat_training import AnswerTraining
 from training.chat_views import ChatCollator, ChatViews
 from training.clip_cache import ClipCache, open_clips
@@ -57,10 +57,12 @@ def build_tokenizer(recipe: TrajVLMRecipe, clips: ClipCache, folder: Path) -> Pr
         missing = [token for token in PLACEHOLDERS.values() if token not in tokenizer.get_vocab()]
         tokenizer.add_special_tokens({"additional_special_tokens": missing})
         return tokenizer
-    if not (folder / "tokenizer_config.json").exists():
+
+    def learn() -> PreTrainedTokenizerBase:
         spoken = (clips.metadata(index) for index in tqdm(range(len(clips)), desc="reading clips"))
-        learn_chat_tokenizer(spoken, recipe.vocabulary_size, recipe.max_text_length).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+        return learn_chat_tokenizer(spoken, recipe.vocabulary_size, recipe.max_text_length)
+
+    return kept_tokenizer(folder, learn)
 
 
 def load_segmenter(name: str) -> TrajTokSegmenterModel:

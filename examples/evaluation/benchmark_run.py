@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from storage import write_text
 
 from modeling_trajtok import TrajViT2Model, TrajViT2Processor
 
@@ -160,8 +161,7 @@ def run_benchmark(
         record = evaluate(settings)
         record["seconds"] = round(time.time() - started, 3)
         if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(record, indent=1), encoding="utf-8")
+            write_text(file, json.dumps(record, indent=1))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 1

@@ -12,7 +12,6 @@ import errno
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from storage import write_whole
 from torch import Tensor
 from tqdm import tqdm
 
@@ -125,14 +125,17 @@ class EmbeddingCache:
         return self._embeds.get(name)
 
     def add(self, names: Sequence[str], embeds: np.ndarray) -> None:
-        """Keep embeddings (n, E), on disk before this returns."""
+        """Keep embeddings (n, E), on disk before this returns.
+
+        Raises:
+            OSError: the disk is full.
+        """
         self._embeds.update(zip(names, embeds, strict=True))
         if self.folder is None:
             return
         shard = hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
-        unfinished = self.folder / f"{uuid.uuid4().hex}.unfinished"
-        save_file({"embeds": np.ascontiguousarray(embeds)}, unfinished, metadata={"names": json.dumps(list(names))})
-        os.replace(unfinished, self.folder / f"{shard}.safetensors")
+        tensors, metadata = {"embeds": np.ascontiguousarray(embeds)}, {"names": json.dumps(list(names))}
+        write_whole(self.folder / f"{shard}.safetensors", lambda part: save_file(tensors, part, metadata=metadata))
 
 
 def file_state(request: VideoRequest) -> str:

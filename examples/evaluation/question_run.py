@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from storage import folder_lock, telling_full_disk
 from tqdm import tqdm
 
 from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMProcessor
@@ -85,6 +86,7 @@ class AnswerFile:
 
     Args:
         path: of the file; it is made with its folder. A line that was being written when a run was killed is ignored.
+            Several processes may add to it.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -98,18 +100,23 @@ class AnswerFile:
                 self._rows[row["key"]] = row
             except (json.JSONDecodeError, KeyError, TypeError):
                 tqdm.write(f"{self.path} has a line that cannot be read; its question is asked again.")
-        self._ends_in_line = bool(content) and not content.endswith("\n")
 
     def get(self, key: str) -> dict | None:
         """The answer under this key, or None."""
         return self._rows.get(key)
 
     def add(self, rows: Sequence[dict]) -> None:
-        """Keep answers, each with its "key"; they are in the file before this returns."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" if self._ends_in_line else "")
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        self._ends_in_line = False
+        """Keep answers, each with its "key"; they are in the file before this returns.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        with folder_lock(self.path.parent, wait=True), telling_full_disk(self.path), self.path.open("ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                lines = lines if file.read(1) == b"\n" else b"\n" + lines  # a line may have been broken off
+            file.write(lines)
         self._rows.update({row["key"]: row for row in rows})
 
 

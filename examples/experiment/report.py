@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 from evaluation.caption_evaluation import NUM_CANDIDATES
 from evaluation.tables import markdown_table, sample_deviation, spread
 from matplotlib.axes import Axes
+from storage import write_text, write_whole
 from worlds.distractors import ATTRIBUTES
 
 from .scores import QUESTIONS
@@ -46,20 +47,20 @@ def write_report(record: dict, out: Path) -> None:
     compared = {name: found[name] for name in MATCHED if name in found}
     if compared:
         tables = [f"{made[name]}\n\n{comparison_table(results)}" for name, results in compared.items()]
-        (out / "comparison.md").write_text("\n\n".join(tables) + "\n", "utf-8")
+        write_text(out / "comparison.md", "\n\n".join(tables) + "\n")
         for name, results in compared.items():
             plot_scenes(results, out / f"scenes_{name}.png")
     if "flops" in compared:
         plot_curves(compared["flops"], out / "accuracy_against_flops.png")
     if "costs" in found:
-        (out / "costs.md").write_text(f"{made['costs']}\n\n{cost_table(found['costs'])}\n", "utf-8")
+        write_text(out / "costs.md", f"{made['costs']}\n\n{cost_table(found['costs'])}\n")
         plot_tokens(found["costs"], out / "tokens_against_duration.png")
     if "ablations" in found:
         steps = (
             f"TrajViT2 after {found['ablations'][0]['steps']} steps (per cent, mean ± standard deviation over seeds):"
         )
         table = ablation_table(found["ablations"])
-        (out / "ablations.md").write_text(f"{made['ablations']}\n\n{steps}\n\n{table}\n", "utf-8")
+        write_text(out / "ablations.md", f"{made['ablations']}\n\n{steps}\n\n{table}\n")
         plot_quality(found["ablations"], out / "quality_against_accuracy.png")
 
 
@@ -270,5 +271,5 @@ def _line(axis: Axes, places: Sequence[float], values: np.ndarray, name: str) ->
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda part: figure.savefig(part, dpi=110, format="png"))
     plt.close(figure)

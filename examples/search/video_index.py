@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from storage import write_text, write_whole
+from storage import PARTS, write_text, write_whole
 from trajectory_data.clip_files import VIDEO_SUFFIXES
 
 FORMAT = 2  # of the files and of what a window is
@@ -194,7 +194,7 @@ class VideoIndex:
 
     def _files(self) -> list[Path]:
         """The shards, and what writers left that were killed."""
-        return [*self.shards.glob("*.parquet"), *self.shards.glob(".*.part")]
+        return [*self.shards.glob("*.parquet"), *self.shards.glob(PARTS)]
 
     def _shard(self, path: str) -> Path:
         return self.shards / f"{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.parquet"

@@ -4,14 +4,25 @@ whole_files.py   a file is whole or not there; errors that mean that the disk is
 folder_lock.py   one process at a time works in a folder
 """
 
-from .folder_lock import FolderInUseError, folder_lock
-from .whole_files import is_disk_full, one_line, space_for, telling_full_disk, write_text, write_whole
+from .folder_locks import FolderInUseError, folder_lock
+from .whole_files import (
+    PARTS,
+    is_disk_full,
+    one_line,
+    remove_parts,
+    space_for,
+    telling_full_disk,
+    write_text,
+    write_whole,
+)
 
 __all__ = [
+    "PARTS",
     "FolderInUseError",
     "folder_lock",
     "is_disk_full",
     "one_line",
+    "remove_parts",
     "space_for",
     "telling_full_disk",
     "write_text",

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL = {errno.ENOSPC: "no space left on device", errno.EDQUOT: "quota exceeded", errno.EFBIG: "file too large"}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What libraries make of these errors when they do not hand the number on.
 FULL_AS_TEXT = re.compile(
     r"no space left|quota exceeded|file too large|os error (28|27|122)\b|file write failed|unexpected pos",
     re.IGNORECASE,
 )
+PARTS = ".*.part"
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -42,6 +43,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
                 os.fsync(file.fileno())
             part.replace(path)
     finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what writers left in a folder that were killed; for who alone writes there."""
+    for part in folder.glob(PARTS):
         part.unlink(missing_ok=True)
 
 
@@ -85,11 +92,10 @@ def telling_full_disk(place: Path) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         number = getattr(error, "errno", None)
-        why = FULL.get(number, "no space left on device")
         raise OSError(
             number if number in FULL else errno.ENOSPC,
-            f"{place} cannot be written: {why}. What is finished stays. Free some space and start the same command "
-            "again",
+            f"{place} cannot be written: there is no room for it. What is finished stays. Free some space and start "
+            "the same command again",
         ) from error
 
 

@@ -9,7 +9,6 @@ A video is done when a shard holds it, so work that was killed goes on, with any
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, load_dataset
+from storage import telling_full_disk, write_text, write_whole
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -32,7 +32,7 @@ MADE_WITH = "made_with.json"
 
 
 class TokenShards:
-    """A folder of shards that several processes write and nobody reads half.
+    """A folder of shards that the processes of one run write and nobody reads half.
 
     Args:
         folder: may hold shards of an earlier run.
@@ -59,7 +59,7 @@ class TokenShards:
                         "the same, or another --out."
                     )
         elif process == 0:
-            _write_whole(known, json.dumps(self.made_with, indent=1).encode())
+            write_text(known, json.dumps(self.made_with, indent=1))
 
     def finished(self) -> set[str]:
         """Names of videos that are in a shard."""
@@ -80,7 +80,8 @@ class TokenShards:
 
     def add_bad(self, name: str, error: str) -> None:
         """Note a video that cannot be read."""
-        with open(self.folder / f"bad_videos-{self.process:05d}.jsonl", "a", encoding="utf-8") as file:
+        path = self.folder / f"bad_videos-{self.process:05d}.jsonl"
+        with telling_full_disk(path), path.open("a", encoding="utf-8") as file:
             # The line before may have been broken off.
             file.write("\n" * (file.tell() > 0) + json.dumps({"name": name, "error": error}))
 
@@ -98,9 +99,7 @@ class TokenShards:
         table = pa.Table.from_pylist(columns, schema=self._schema(rows))
         digest = hashlib.sha256("\n".join(f"{row.window} {row.name}" for row in rows).encode()).hexdigest()[:16]
         path = self.folder / f"shard-{self.process:05d}-{digest}.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        _write_whole(path, sink.getvalue())
+        write_whole(path, lambda part: pq.write_table(table, part, compression="zstd"))
         return path
 
     def _schema(self, rows: Sequence[TokenRow]) -> pa.Schema:
@@ -149,17 +148,6 @@ def _columns(row: TokenRow, annotations: Sequence[dict], dtype: np.dtype) -> dic
         columns["masks"] = [{"trajectory": number, "counts": counts} for number, counts in row.masks.items()]
         columns["grid_hw"] = row.grid_hw
     return columns
-
-
-def _write_whole(path: Path, content) -> None:
-    """Write beside the place and move: the file is whole or not there."""
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def open_tokens(folder: str | Path, checkpoint: str | PreTrainedModel | None = None) -> Dataset:

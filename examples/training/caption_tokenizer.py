@@ -9,10 +9,12 @@ of the `tokenizers` library is not used because it orders equal frequencies at r
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
+from storage import folder_lock, telling_full_disk
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import BertTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from worlds import COLOURS, MATERIALS, OBJECT_MOTIONS, SHAPES, summary_caption
 
 from .caption_views import world_objects
@@ -29,6 +31,7 @@ CHAT_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+LEARNT = ".learnt"
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -57,6 +60,16 @@ def learn_chat_tokenizer(metadata: Iterable[dict], vocabulary_size: int, max_len
         additional_special_tokens=list(CHAT_TOKENS[2:]),
         model_max_length=max_length,
     )
+
+
+def kept_tokenizer(folder: Path, learn: Callable[[], PreTrainedTokenizerBase]) -> PreTrainedTokenizerBase:
+    """What ``learn`` makes, once for all processes and restarts of a run."""
+    with folder_lock(folder, wait=True):
+        if not (folder / LEARNT).exists():
+            with telling_full_disk(folder):
+                learn().save_pretrained(folder)
+            (folder / LEARNT).touch()  # a run may be killed while files are half written
+        return AutoTokenizer.from_pretrained(folder)
 
 
 def _pieces(texts: Iterable[str], special: Sequence[str], vocabulary_size: int) -> dict[str, int]:

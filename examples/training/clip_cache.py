@@ -6,13 +6,13 @@ To:   segmentation_views
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from storage import folder_lock, space_for, write_text, write_whole
 from torch.utils.data import Subset
 from trajectory_data import ClipRecord, open_dataset
 from worlds import WorldConfig, render_world
@@ -64,7 +64,8 @@ def resize_clip(frames_uint8: np.ndarray, ids: np.ndarray, size_px: int) -> tupl
 class ClipCache:
     """A memory-mapped copy of every clip, filled as clips are first read.
 
-    Safe for several worker processes and for a run that is killed: a clip counts as cached only once it is complete.
+    Safe for several processes and for a run that is killed: a clip counts as cached only once it is complete, and who
+    reads it at the same time writes the same.
 
     Args:
         clips: where the clips come from.
@@ -90,14 +91,20 @@ class ClipCache:
 
     @staticmethod
     def array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        """Open a memory-mapped array, or make it, filled with zeros."""
-        if not path.exists():
-            partial = path.with_suffix(f".{os.getpid()}")
-            np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape).flush()
-            if path.exists():
-                partial.unlink()
-            else:
-                partial.replace(path)
+        """Open a memory-mapped array, or make it, filled with zeros; its space on the disk is taken at once.
+
+        Raises:
+            ValueError: the file holds an array of another shape.
+            OSError: there is no room for it.
+        """
+        with folder_lock(path.parent, wait=True):  # all processes must map the same file
+            if not path.exists():
+
+                def make(part: Path) -> None:
+                    np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape).flush()
+                    space_for(part)
+
+                write_whole(path, make)
         array = np.lib.format.open_memmap(path, mode="r+")
         if array.shape != shape:
             raise ValueError(
@@ -142,7 +149,7 @@ class ClipCache:
         self.frames[index], self.ids[index] = resize_clip(
             clip.frames_uint8[chosen], clip.trajectory_ids[chosen], self.size_px
         )
-        self._metadata_file(index).write_text(json.dumps(clip.metadata), encoding="utf-8")
+        write_text(self._metadata_file(index), json.dumps(clip.metadata))
         self.state[index] = self.CACHED
 
     def _metadata_file(self, index: int) -> Path:

@@ -28,6 +28,7 @@ from accelerate.utils import (
     parse_flag_from_env,
     set_seed,
 )
+from storage import folder_lock, telling_full_disk, write_text
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -177,85 +178,93 @@ def run_training(
     Raises:
         ValueError: for a batch that the processes cannot share, a loss that is not finite, or averaged weights that
             would be sharded.
+        FolderInUseError: another run has the folder.
+        OSError: the disk is full; the run goes on from its newest checkpoint.
     """
-    if ema_decay and is_sharded(accelerator):
-        raise ValueError(f"ema_decay is {ema_decay}, expected 0 with FSDP. Set ema_decay=0, or launch without FSDP.")
-    whole = copy.deepcopy(model) if is_sharded(accelerator) else None
-    optimizer = build_optimizer(model, recipe)
-    module, optimizer = accelerator.prepare(module, optimizer)
-    averaged = None
-    if ema_decay:
-        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
-        accelerator.register_for_checkpointing(averaged)
-    judged = model if averaged is None else averaged.module
-    folder = RunFolder(out, accelerator, kept_elsewhere(module))
-    first_step = folder.resume()
-    loader = DataLoader(
-        views,
-        batch_sampler=StepBatches(recipe, accelerator, first_step),
-        collate_fn=collate,
-        num_workers=recipe.num_workers,
-        pin_memory=accelerator.device.type == "cuda",
-        persistent_workers=recipe.num_workers > 0,
-    )
-    batches = iter(loader)
-    progress = tqdm(
-        range(first_step, recipe.num_steps),
-        initial=first_step,
-        total=recipe.num_steps,
-        desc="training",
-        unit="step",
-        disable=not accelerator.is_main_process,
-    )
-    scores = {}
-    module.train()
-    for step in progress:
-        started = time.perf_counter()
-        rate = set_learning_rate(optimizer, step, recipe)
-        totals = {}
-        for _ in range(recipe.accumulation_steps):
-            batch = {name: value.to(accelerator.device) for name, value in next(batches).items()}
-            with accelerator.accumulate(module):
-                losses = losses_of(module, batch)
-                accelerator.backward(losses["loss"])
-                if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(module.parameters(), recipe.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value.detach() / recipe.accumulation_steps
-        if averaged is not None:
-            averaged.update_parameters(model)
-        means = accelerator.reduce(torch.stack(list(totals.values())), reduction="mean").tolist()
-        values = dict(zip(totals, means, strict=True))
-        if not math.isfinite(values["loss"]):
+    with folder_lock(out, held=accelerator.is_main_process):
+        if ema_decay and is_sharded(accelerator):
             raise ValueError(
-                f"The loss is {values['loss']} at step {step + 1}. Lower learning_rate or max_grad_norm; the run can "
-                f"be continued from step {folder.last_step()} in {out}."
+                f"ema_decay is {ema_decay}, expected 0 with FSDP. Set ema_decay=0, or launch without FSDP."
             )
-        extras = {"learning_rate": rate, "grad_norm": float(norm), "seconds": time.perf_counter() - started}
-        folder.log(step + 1, {**values, **extras})
-        shown = values | ({shown_score: scores[shown_score]} if shown_score in scores else {})
-        progress.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
+        whole = copy.deepcopy(model) if is_sharded(accelerator) else None
+        optimizer = build_optimizer(model, recipe)
+        module, optimizer = accelerator.prepare(module, optimizer)
+        averaged = None
+        if ema_decay:
+            averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+            accelerator.register_for_checkpointing(averaged)
+        judged = model if averaged is None else averaged.module
+        folder = RunFolder(out, accelerator, kept_elsewhere(module))
+        first_step = folder.resume()
+        loader = DataLoader(
+            views,
+            batch_sampler=StepBatches(recipe, accelerator, first_step),
+            collate_fn=collate,
+            num_workers=recipe.num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+            persistent_workers=recipe.num_workers > 0,
+        )
+        batches = iter(loader)
+        progress = tqdm(
+            range(first_step, recipe.num_steps),
+            initial=first_step,
+            total=recipe.num_steps,
+            desc="training",
+            unit="step",
+            disable=not accelerator.is_main_process,
+        )
+        scores = {}
+        module.train()
+        for step in progress:
+            started = time.perf_counter()
+            rate = set_learning_rate(optimizer, step, recipe)
+            totals = {}
+            for _ in range(recipe.accumulation_steps):
+                batch = {name: value.to(accelerator.device) for name, value in next(batches).items()}
+                with accelerator.accumulate(module):
+                    losses = losses_of(module, batch)
+                    accelerator.backward(losses["loss"])
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(module.parameters(), recipe.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                for name, value in losses.items():
+                    totals[name] = totals.get(name, 0.0) + value.detach() / recipe.accumulation_steps
+            if averaged is not None:
+                averaged.update_parameters(model)
+            means = accelerator.reduce(torch.stack(list(totals.values())), reduction="mean").tolist()
+            values = dict(zip(totals, means, strict=True))
+            if not math.isfinite(values["loss"]):
+                raise ValueError(
+                    f"The loss is {values['loss']} at step {step + 1}. Lower learning_rate or max_grad_norm; the run "
+                    f"can be continued from step {folder.last_step()} in {out}."
+                )
+            extras = {"learning_rate": rate, "grad_norm": float(norm), "seconds": time.perf_counter() - started}
+            folder.log(step + 1, {**values, **extras})
+            shown = values | ({shown_score: scores[shown_score]} if shown_score in scores else {})
+            progress.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
 
-        finished = step + 1
-        if finished % recipe.evaluate_every == 0 or finished == recipe.num_steps:
-            if whole is not None:
-                whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
-                judged = whole.to(accelerator.device)
-            scores = evaluate(judged) or {}
-            folder.log(finished, {f"held_out/{name}": value for name, value in scores.items()})
-            if accelerator.is_main_process:
-                tqdm.write(f"step {finished}: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-            accelerator.wait_for_everyone()
-        if finished % recipe.checkpoint_every == 0 or finished == recipe.num_steps:
-            folder.save(finished)
-    if accelerator.is_main_process:
-        save_final(judged, out / "final")
-        tqdm.write(f"saved {out / 'final'}; {clips.num_bad} clips could not be read")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return scores
+            finished = step + 1
+            if finished % recipe.evaluate_every == 0 or finished == recipe.num_steps:
+                if whole is not None:
+                    whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
+                    judged = whole.to(accelerator.device)
+                scores = evaluate(judged) or {}
+                folder.log(finished, {f"held_out/{name}": value for name, value in scores.items()})
+                if accelerator.is_main_process:
+                    tqdm.write(
+                        f"step {finished}: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+                    )
+                accelerator.wait_for_everyone()
+            if finished % recipe.checkpoint_every == 0 or finished == recipe.num_steps:
+                folder.save(finished)
+        if accelerator.is_main_process:
+            with telling_full_disk(out / "final"):
+                save_final(judged, out / "final")
+            tqdm.write(f"saved {out / 'final'}; {clips.num_bad} clips could not be read")
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        return scores
 
 
 def save_half_precision(model: PreTrainedModel, folder: Path, processor: Any) -> None:
@@ -338,7 +347,7 @@ class RunFolder:
             if self.metrics.exists():
                 lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-                self.metrics.write_text("".join(kept), encoding="utf-8")
+                write_text(self.metrics, "".join(kept))
             self.writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
         self.accelerator.wait_for_everyone()
         return step
@@ -352,7 +361,11 @@ class RunFolder:
         """Write a checkpoint beside its final name, then rename it; keep the two newest."""
         checkpoints = self.path / "checkpoints"
         partial = checkpoints / "partial"
-        self.accelerator.save_state(str(partial))
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        self.accelerator.wait_for_everyone()
+        with telling_full_disk(partial):
+            self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             partial.replace(checkpoints / f"step-{step}")
@@ -363,10 +376,11 @@ class RunFolder:
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append to the log, on the main process."""
         if self.accelerator.is_main_process:
-            with open(self.metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
+            with telling_full_disk(self.metrics):
+                with open(self.metrics, "a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": step, **values}) + "\n")
+                for name, value in values.items():
+                    self.writer.add_scalar(name, value, step)
 
 
 def build_optimizer(model: torch.nn.Module, recipe: LoopRecipe) -> torch.optim.AdamW:

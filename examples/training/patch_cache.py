@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from storage import write_text
 from torch import Tensor
 from tqdm import tqdm
 from trajectory_data import ClipRecord
@@ -60,7 +61,7 @@ class PatchCache:
             self.features[index] = resize_patches(output.patch_features, found, size_hw)[0].half()
             self.queries[index] = output.trajectory_queries[0].half()
             self.ids[index] = resize_patches(output.assignment_logits, found, size_hw)[0].argmax(dim=-1).short()
-            self._questions_file(index).write_text(json.dumps(clip.metadata["questions"]), encoding="utf-8")
+            write_text(self._questions_file(index), json.dumps(clip.metadata["questions"]))
             self.done[index] = 1
 
     def questions(self, index: int) -> list[dict]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from storage import write_text, write_whole
 
 from modeling_trajtok.processors.frame_decoding import decode_video
 from modeling_trajtok.processors.frame_sampling import FrameTimeline
@@ -185,7 +186,17 @@ def refuse_unknown_pixels(record: ClipRecord) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     """A JSON file on one line."""
-    path.write_text(json.dumps(content), encoding="utf-8")
+    write_text(path, json.dumps(content))
+
+
+def write_array(path: Path, name: str, array: np.ndarray) -> None:
+    """An .npz archive of one array."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **{name: array})
+
+    write_whole(path, write)
 
 
 def write_mask(path: Path, trajectory_ids: np.ndarray) -> None:
@@ -198,7 +209,7 @@ def write_mask(path: Path, trajectory_ids: np.ndarray) -> None:
     palette = trajectory_colours(np.arange(256))
     palette[0], palette[UNKNOWN_IN_FILES] = 0, 255
     picture.putpalette(palette.tobytes())
-    picture.save(path)
+    write_whole(path, lambda part: picture.save(part, format="PNG"))
 
 
 def write_clip_video(record: ClipRecord, path: Path) -> None:
@@ -206,9 +217,7 @@ def write_clip_video(record: ClipRecord, path: Path) -> None:
     height, width = record.frames_uint8.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"{path}: H.264 video needs even sides, got {height} x {width} pixels. Crop the clip by one.")
-    unfinished = path.with_suffix(".partial")
-    write_video(unfinished, record.frames_uint8, fps=record.fps)
-    unfinished.replace(path)
+    write_whole(path, lambda part: write_video(part, record.frames_uint8, fps=record.fps))
 
 
 def videos_of(folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from .clip_files import (
     read_metadata_if_any,
     refuse_unknown_pixels,
     videos_of,
+    write_array,
     write_clip_video,
     write_json,
 )
@@ -61,8 +62,8 @@ def write(record: ClipRecord, folder: Path) -> None:
     path = folder / record.name
     path.parent.mkdir(parents=True, exist_ok=True)
     segments, graph = graph_from_ids(record.trajectory_ids)
-    np.savez_compressed(f"{path}_mask.npz", segments)
-    np.savez_compressed(f"{path}_graph.npz", tensor=graph)
+    write_array(Path(f"{path}_mask.npz"), "arr_0", segments)
+    write_array(Path(f"{path}_graph.npz"), "tensor", graph)
     write_json(folder / f"{record.name}.json", record.metadata)
     write_clip_video(record, folder / f"{record.name}.mp4")
 

@@ -42,7 +42,7 @@ def write(record: ClipRecord, folder: Path) -> None:
     """One clip into the folder."""
     masks = folder / f"{record.name}_masks"
     masks.mkdir(parents=True, exist_ok=True)
-    for left_over in masks.glob("*.png"):
+    for left_over in masks.iterdir():
         left_over.unlink()
     for index, mask in enumerate(record.trajectory_ids):
         write_mask(masks / f"{index:05d}.png", mask)

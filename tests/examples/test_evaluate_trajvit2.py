@@ -526,7 +526,7 @@ def test_a_killed_run_goes_on_where_it_was(msrvtt, decoded, monkeypatch, tmp_pat
             msrvtt()
     (folder,) = (tmp_path / "cache").iterdir()
     assert len(list(folder.glob("*.safetensors"))) == 1
-    (folder / "half.unfinished").write_bytes(b"x")
+    (folder / ".half.part").write_bytes(b"x")
     decoded.clear()
     counts = msrvtt()["counts"]
     assert (counts["videos"], counts["videos_from_cache"]) == (5, 2)

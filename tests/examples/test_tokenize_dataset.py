@@ -16,6 +16,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from evaluation.video_prompts import EncodedVideo, video_prompts
+from storage import folder_lock, folder_locks
 from token_data import clip_reading, collate_tokens, list_videos, open_tokens, video_features
 from tokenize_dataset import main
 from trajectory_data import ClipRecord, write_clip
@@ -370,10 +371,19 @@ def test_a_full_disk_stops_the_work_cleanly(videos, checkpoint, tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
     )
     assert done.returncode == 1
-    assert "no room for another shard" in done.stderr and "start the same command again" in done.stderr
-    assert not list(out.glob("shard-*")) and not list(out.glob("*partial*"))
+    assert "there is no room for it" in done.stderr and "start the same command again" in done.stderr
+    assert not list(out.glob("shard-*")) and not list(out.glob(".*.part"))
     assert run(videos, checkpoint, out, "--dtype", "float32") == 0
     assert open_tokens(out)["name"] == NAMES
+
+
+def test_a_second_run_in_the_same_folder_is_refused(videos, checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(folder_locks, "PATIENCE_S", 0.1)
+    out = tmp_path / "tokens"
+    with folder_lock(out):
+        assert run(videos, checkpoint, out) == 1
+    assert f"{out} is in use by another process" in capsys.readouterr().err
+    assert not list(out.glob("shard-*"))
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from finetune_trajvlm_lora import TrajVLMLoraRecipe
+from storage import folder_lock, folder_locks
 from train_trajadapter import TrajAdapterRecipe
 from train_trajtok import main
 from training.clip_cache import ClipCache, WorldClips
@@ -74,6 +75,15 @@ def test_a_batch_that_cannot_be_shared_is_refused(recipe_path, tmp_path, capsys,
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     assert main(["--recipe", str(recipe_path), "--out", str(tmp_path / "run"), "accumulation_steps=3"]) == 1
     assert "batch_size=4 cannot be shared" in capsys.readouterr().err
+
+
+def test_a_second_run_in_the_same_folder_is_refused(recipe_path, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.setattr(folder_locks, "PATIENCE_S", 0.1)
+    with folder_lock(tmp_path / "run"):
+        assert main(["--recipe", str(recipe_path), "--out", str(tmp_path / "run")]) == 1
+    assert f"{tmp_path / 'run'} is in use by another process" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_misspelt_recipe_fields_are_refused_with_a_suggestion(recipe_path):

@@ -1,9 +1,14 @@
 """Reading and writing clips: what is written comes back, and what does not fit is refused by name."""
 
 import json
+import os
 import pickle
 import re
+import resource
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import av
@@ -12,6 +17,7 @@ import numpy as np
 import pytest
 from evaluation import evaluate_clip
 from PIL import Image
+from storage import folder_locks
 from trajectory_data import LAYOUTS, ClipRecord, open_dataset, write_clip
 from trajectory_data.layout_sidecars import graph_from_ids, ids_from_graph
 from worlds import WorldConfig, render_world
@@ -26,10 +32,10 @@ def record() -> ClipRecord:
     """Five frames of 32 x 48 px: object 1 moves right, object 3 appears in frame 2, id 2 is unused."""
     frames = np.zeros((5, 32, 48, 3), dtype=np.uint8)
     ids = np.zeros((5, 32, 48), dtype=np.int16)
-    for time in range(5):
-        ids[time, 4:14, 4 + 6 * time : 16 + 6 * time] = 1
-        if time >= 2:
-            ids[time, 16:30, 20:36] = 3
+    for frame in range(5):
+        ids[frame, 4:14, 4 + 6 * frame : 16 + 6 * frame] = 1
+        if frame >= 2:
+            ids[frame, 16:30, 20:36] = 3
     frames[ids == 0] = (60, 90, 60)
     frames[ids == 1] = (200, 60, 60)
     frames[ids == 3] = (60, 60, 200)
@@ -443,9 +449,9 @@ def test_no_frames_cannot_be_asked_for(tmp_path, record):
 
 def test_worlds_on_disk_are_those_of_the_generator(tmp_path):
     arguments = ["--out", str(tmp_path), "--seed", "3", "--num-frames", "4", "--size", "64"]
-    make_worlds.main([*arguments, "--num-worlds", "1"])
+    assert make_worlds.main([*arguments, "--num-worlds", "1"]) == 0
     before = (tmp_path / "world_3_000000.mp4").stat().st_mtime_ns
-    make_worlds.main([*arguments, "--num-worlds", "2"])
+    assert make_worlds.main([*arguments, "--num-worlds", "2"]) == 0
     assert (tmp_path / "world_3_000000.mp4").stat().st_mtime_ns == before  # resumed, not rendered again
     dataset = open_dataset(tmp_path)
     assert dataset.names == ("world_3_000000", "world_3_000001")
@@ -457,11 +463,61 @@ def test_worlds_on_disk_are_those_of_the_generator(tmp_path):
     assert clip.fps == pytest.approx(8)
 
 
-def test_worlds_of_other_settings_are_not_mixed(tmp_path):
+def test_worlds_of_other_settings_are_not_mixed(tmp_path, capsys):
     arguments = ["--out", str(tmp_path), "--num-worlds", "1", "--num-frames", "2", "--size", "64"]
-    make_worlds.main(arguments)
-    with pytest.raises(ValueError, match="holds worlds of other settings"):
-        make_worlds.main([*arguments, "--seed", "1"])
+    assert make_worlds.main(arguments) == 0
+    assert make_worlds.main([*arguments, "--seed", "1"]) == 1
+    assert "holds worlds of other settings" in capsys.readouterr().err
+
+
+def worlds_command(out, num_worlds):
+    arguments = ["--num-worlds", str(num_worlds), "--num-frames", "4", "--size", "64"]
+    return [sys.executable, make_worlds.__file__, "--out", str(out), *arguments]
+
+
+def test_two_processes_do_not_render_into_one_folder_and_a_killed_one_goes_on(tmp_path, monkeypatch, capsys):
+    process = subprocess.Popen(worlds_command(tmp_path, 1000), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("*.mp4")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        monkeypatch.setattr(folder_locks, "PATIENCE_S", 0.1)
+        assert make_worlds.main(worlds_command(tmp_path, 2)[2:]) == 1
+        assert f"{tmp_path} is in use by another process. Wait" in capsys.readouterr().err
+    finally:
+        process.kill()  # no handler runs
+        process.wait()
+    num_worlds = len(list(tmp_path.glob("*.mp4"))) + 1
+    assert make_worlds.main(worlds_command(tmp_path, num_worlds)[2:]) == 0
+    dataset = open_dataset(tmp_path)
+    assert len(dataset) == num_worlds
+    for number in (0, num_worlds - 1):
+        assert len(dataset[number].frames_uint8) == 4
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]
+
+
+@pytest.mark.parametrize("layout", WRITABLE)
+def test_a_full_disk_ends_the_rendering_cleanly(tmp_path, layout):
+    """A limit on the size of files stands for the disk."""
+    out, told = tmp_path / "worlds", tmp_path / "told.txt"
+    arguments = [*worlds_command(out, 2)[2:], "--layout", layout]
+    process = os.fork()
+    if not process:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200))
+        sys.stderr = told.open("w", buffering=1)
+        status = 99  # an error that `main` does not catch
+        try:
+            status = make_worlds.main(arguments)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 1
+    [error] = [line for line in told.read_text().splitlines() if line.startswith("error: ")]
+    assert "cannot be written: there is no room for it" in error and "start the same command again" in error
+    assert not list(out.rglob("*.part")) and not list(out.rglob("*.mp4"))
+    assert make_worlds.main(arguments) == 0
+    dataset = open_dataset(out)
+    assert len(dataset) == 2 and dataset[1].frames_uint8.shape == (4, 64, 64, 3)
 
 
 # --- manifests -------------------------------------------------------------------------------------------------------

@@ -49,9 +49,12 @@ def folder_lock(folder: Path, *, wait: bool = False, held: bool = True) -> Itera
         return
     try:
         _take(descriptor, folder, wait)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # though a helper that was forked meanwhile may still live
     finally:
-        os.close(descriptor)  # gives it free
+        os.close(descriptor)
 
 
 def _open(folder: Path) -> int | None:
