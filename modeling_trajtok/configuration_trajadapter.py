@@ -81,7 +81,9 @@ class TrajAdapterConfig(CheckedConfig):
         if not isinstance(trajtok, TrajTokConfig):
             # The encoder's widths follow the backbone's, not the segmenter's.
             wanted = {"encoder_input_size": self.feature_size, "high_res_factor": None}
+            attention = self.trajtok_config._attn_implementation
             self.trajtok_config = TrajTokConfig(**{**(trajtok or {}), **wanted})
+            self.trajtok_config._attn_implementation = attention
 
     @property
     def feature_size(self) -> int:

@@ -324,18 +324,16 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         frame_valid = check_frame_valid("TrajAdapterModel", frame_valid, *pixel_values_videos.shape[:2])
         pixels, frame_valid = self._pad(pixel_values_videos, frame_valid)
         asked = {"hidden_states": output_hidden_states, "attentions": output_attentions}
+        asked = {
+            name: getattr(self.config, f"output_{name}", False) if wanted is None else wanted
+            for name, wanted in asked.items()
+        }
         features = self.backbone(
-            pixels,
-            frame_valid,
-            [
-                name
-                for name, wanted in asked.items()
-                if (getattr(self.config, f"output_{name}", False) if wanted is None else wanted)
-            ],
+            pixels, frame_valid, {name: wanted for name, wanted in asked.items() if wanted is not False}
         )
         if self.trajtok is None:
             output = self._pool_patches(features.patches, features.cls, features.grid, frame_valid)
-            output.update(features.records)
+            output.hidden_states, output.attentions = map(features.records.get, asked)
             return output
         if trajectory_labels is not None:
             if trajectory_labels.shape[1] != pixel_values_videos.shape[1]:
@@ -365,7 +363,7 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         output = self._pool(tokenized.trajectory_embeds, tokenized.token_valid)
         output.trajectory_ids = tokenized.trajectory_ids
         output.segmentation_loss = tokenized.loss
-        output.update(features.records)
+        output.hidden_states, output.attentions = map(features.records.get, asked)
         return output
 
     def _pad(self, pixels: Tensor, frame_valid: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -8,14 +8,14 @@ Paper: arXiv 2602.22779     Official: segmenter.py
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.models.dinov3_convnext.modeling_dinov3_convnext import DINOv3ConvNextLayer
-from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .auto_classes import FamilyAutoClasses
 from .configuration_trajtok import TrajTokConfig
@@ -24,7 +24,7 @@ from .grid_ops import GridSize, expand_frame_mask, pool_frame_mask, pool_frames,
 from .input_checks import check_frame_valid, check_keywords, check_pixels
 from .losses_trajtok import SegmentationLoss, patch_label_masks, segmentation_loss
 from .outputs_trajtok import TrajTokOutput
-from .perceiver_trajtok import BlockLayout, PatchBlocks, read_last_patches
+from .perceiver_trajtok import BlockLayout, PatchBlocks, TrajTokAttention, TrajTokPerceiverLayer, read_last_patches
 from .segmenter_trajtok import ChannelNorm, TrajTokAssignment, TrajTokLatents, TrajTokSegmenter
 
 
@@ -57,8 +57,8 @@ class TrajTokPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        # Transformers calls this for modules with parameters of their own only: a rule for the parameters of a
-        # module's children would never run.
+        # Transformers calls this for modules with parameters of their own only: a rule for those of their children
+        # would never run.
         super()._init_weights(module)
         if isinstance(module, TrajTokLatents):
             init.normal_(module.weight, std=self.config.initializer_range)
@@ -75,6 +75,14 @@ class TrajTokPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
         elif isinstance(module, TrajTokEncoder) and module.latents is not None:
             init.normal_(module.latents, std=self.config.initializer_range)
 
+    def get_input_embeddings(self) -> nn.Conv2d:
+        """The convolution that embeds patches of 4 x 4 pixels."""
+        return self.segmenter.patch_encoder.backbone.stages[0].downsample_layers[0]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the convolution that embeds patches of 4 x 4 pixels."""
+        self.segmenter.patch_encoder.backbone.stages[0].downsample_layers[0] = value
+
     def _frames_per_block(self, batch: int, grid: GridSize) -> int:
         """Inference bounds its memory by working on blocks of frames; training and tracing see the clip at once.
 
@@ -84,8 +92,15 @@ class TrajTokPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
             return grid.t
         return max(1, self.config.frames_per_block // batch)
 
-    def _blocks(self, features: Tensor, grid: GridSize, valid: Tensor | None = None) -> PatchBlocks:
-        return PatchBlocks.from_features(features, grid, self._frames_per_block(features.shape[0], grid), valid)
+    def _blocks(
+        self, features: Tensor, grid: GridSize, valid: Tensor | None = None, whole: bool = False
+    ) -> PatchBlocks:
+        frames = grid.t if whole else self._frames_per_block(features.shape[0], grid)
+        return PatchBlocks.from_features(features, grid, frames, valid)
+
+    def _returns_attentions(self, keywords: dict) -> bool:
+        """Whether a call asks for attention weights, which exist for clips of one block only."""
+        return bool(keywords.get("output_attentions", self.config.output_attentions))
 
     def _encode_patches(self, pixel_values_videos: Tensor, grid: GridSize) -> Tensor:
         """Clips (B, T, 3, H_px, W_px) -> patch_features (B, N, D), a block of frames at a time."""
@@ -100,9 +115,11 @@ class TrajTokPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
             features[:, first * per_frame : first * per_frame + block.shape[1]] = block
         return features
 
-    def _segment(self, patch_features: Tensor, grid: GridSize, valid: Tensor | None) -> Segmentation:
+    def _segment(
+        self, patch_features: Tensor, grid: GridSize, valid: Tensor | None, whole: bool = False
+    ) -> Segmentation:
         """Group the patches of clips: features (B, N, D) -> queries (B, K, D) and logits (B, N, K)."""
-        blocks = self._blocks(patch_features, grid, valid)
+        blocks = self._blocks(patch_features, grid, valid, whole)
         *auxiliary_queries, queries = self.segmenter.trajectory_queries(blocks)
         if blocks.is_whole:
             logits = self.segmenter.assignment_logits(patch_features, queries)
@@ -193,12 +210,14 @@ class TrajTokPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
 class TrajTokSegmenterModel(TrajTokPreTrainedModel):
     """The segmenter alone: which trajectory does each patch belong to? (the model of segmentation pretraining)."""
 
+    _can_record_outputs: ClassVar = {"hidden_states": TrajTokPerceiverLayer, "attentions": TrajTokAttention}
+
     def __init__(self, config: TrajTokConfig):
         super().__init__(config)
         self.segmenter = TrajTokSegmenter(config)
         self.post_init()
 
-    @can_return_tuple
+    @capture_outputs
     def forward(
         self,
         pixel_values_videos: Tensor,
@@ -214,7 +233,9 @@ class TrajTokSegmenterModel(TrajTokPreTrainedModel):
             frame_valid: (B, T), False for padded frames, which stand at the end; None if there are none.
             trajectory_labels: (B, T, h, w) at any resolution, 0 ... K-1, -1 = ignore: adds the segmentation loss.
             output_high_res: also compute masks at ``high_res_factor`` times the patch grid (and their loss).
-            **kwargs: accepted for callers that pass the keywords of other models; misspelt ones are errors.
+            **kwargs: ``output_hidden_states``, ``output_attentions`` (given with "eager" attention, which then sees
+                the clip at once) and ``return_dict`` as in Transformers. Keywords of other models are accepted,
+                misspelt ones are errors.
 
         Returns:
             `TrajTokOutput` without trajectory tokens.
@@ -229,7 +250,7 @@ class TrajTokSegmenterModel(TrajTokPreTrainedModel):
         valid = None if frame_valid is None else expand_frame_mask(frame_valid, grid)
 
         patch_features = self._encode_patches(pixel_values_videos, grid)
-        segmentation = self._segment(patch_features, grid, valid)
+        segmentation = self._segment(patch_features, grid, valid, self._returns_attentions(kwargs))
         features, queries, logits, _ = segmentation
         trajectory_ids = logits.argmax(dim=-1)
         if valid is not None:
@@ -252,13 +273,19 @@ class TrajTokSegmenterModel(TrajTokPreTrainedModel):
 class TrajTokModel(TrajTokPreTrainedModel):
     """Segmenter and trajectory encoder: clips become trajectories, trajectories become tokens."""
 
+    # Those of the encoder, whose last state becomes the tokens; those of the segmenter are `TrajTokSegmenterModel`'s.
+    _can_record_outputs: ClassVar = {
+        "hidden_states": OutputRecorder(TrajTokPerceiverLayer, layer_name="encoder"),
+        "attentions": OutputRecorder(TrajTokAttention, index=1, layer_name="encoder"),
+    }
+
     def __init__(self, config: TrajTokConfig):
         super().__init__(config)
         self.segmenter = TrajTokSegmenter(config)
         self.encoder = TrajTokEncoder(config)
         self.post_init()
 
-    @can_return_tuple
+    @capture_outputs
     def forward(
         self,
         pixel_values_videos: Tensor | None = None,
@@ -286,7 +313,9 @@ class TrajTokModel(TrajTokPreTrainedModel):
             trajectory_labels: (B, T, h, w) at any resolution, 0 ... K-1, -1 = ignore: adds the segmentation loss.
             tokens_per_trajectory: L of this call (default: all that were built).
             output_high_res: also compute masks at ``high_res_factor`` times the patch grid (and their loss).
-            **kwargs: accepted for callers that pass the keywords of other models; misspelt ones are errors.
+            **kwargs: ``output_hidden_states``, ``output_attentions`` (given with "eager" attention, which then sees
+                the clip at once) and ``return_dict`` as in Transformers. Keywords of other models are accepted,
+                misspelt ones are errors.
 
         Returns:
             `TrajTokOutput`.
@@ -338,8 +367,9 @@ class TrajTokModel(TrajTokPreTrainedModel):
             map_valid = frame_valid if trajectory_ids is None else encoder_frame_valid
             map_ids = map_ids.masked_fill(~map_valid[:, :, None, None], -1)
 
-        blocks = self._blocks(encoder_features, encoder_grid, encoder_valid)
-        logit_blocks = None if encoder_logits is None else self._blocks(encoder_logits, encoder_grid)
+        whole = self._returns_attentions(kwargs)
+        blocks = self._blocks(encoder_features, encoder_grid, encoder_valid, whole)
+        logit_blocks = None if encoder_logits is None else self._blocks(encoder_logits, encoder_grid, whole=whole)
         embeds, token_valid = self._encode_trajectories(blocks, ids, logit_blocks, encoder_frame_valid, tokens)
 
         if output_high_res and queries is not None:

@@ -34,6 +34,12 @@ class TrajTokOutput(ModelOutput):
         trajectory_queries: (B, K, D) what the patches are compared with. None when ``trajectory_ids`` were given.
         pixel_loss: scalar, the focal or cross-entropy part of ``loss``, before its weight.
         dice_loss: scalar, the Dice part of ``loss``, before its weight.
+        hidden_states: with ``output_hidden_states=True`` the normed queries and their states after each layer. From
+            `TrajTokModel` of the encoder: 1 + num_encoder_layers times (B, K*L, D_in); from `TrajTokSegmenterModel` of
+            the segmenter's perceiver: 1 + num_query_layers times (B, K, D).
+        attentions: with ``output_attentions=True`` and "eager" attention the weights of the same layers over what
+            they read, (B, heads, M, M + N) over ``[queries ; patches]`` with "sequence" positions, (B, heads, M, N)
+            with "grid"; M is K*L or K. An empty tuple with other attention implementations, which compute no weights.
     """
 
     loss: FloatTensor | None = None
@@ -46,6 +52,8 @@ class TrajTokOutput(ModelOutput):
     trajectory_queries: FloatTensor | None = None
     pixel_loss: FloatTensor | None = None
     dice_loss: FloatTensor | None = None
+    hidden_states: tuple[FloatTensor, ...] | None = None
+    attentions: tuple[FloatTensor, ...] | None = None
 
 
 @dataclass

@@ -11,7 +11,7 @@ patches (CLS, registers: they stand in front), and of a video model the order is
 import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,9 @@ MOST_STAGES = 5
 UNUSED_PARTS = ("pooler", "head", "predictor")
 
 
+NO_RECORDS: Mapping[str, Any] = MappingProxyType({})
+
+
 class PatchFeatures(NamedTuple):
     """What a backbone gives for clips.
 
@@ -43,13 +46,13 @@ class PatchFeatures(NamedTuple):
         grid: of the N patches.
         cls: (B, D) states of CLS, averaged over calls; None without CLS.
         records: what else was asked for, under "hidden_states" and "attentions": a tensor for each layer, with a row
-            for each call.
+            for each call; None for a layer that was not asked for.
     """
 
     patches: Tensor
     grid: GridSize
     cls: Tensor | None
-    records: Mapping[str, tuple[Tensor, ...]] = MappingProxyType({})
+    records: Mapping[str, tuple[Tensor | None, ...]] = NO_RECORDS
 
 
 class PatchLayout(NamedTuple):
@@ -239,7 +242,7 @@ class PatchBackbone(PreTrainedModel):
         )
 
     def forward(
-        self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None, records: Sequence[str] = ()
+        self, pixel_values_videos: Tensor, frame_valid: Tensor | None = None, records: Mapping[str, Any] = NO_RECORDS
     ) -> PatchFeatures:
         """Patch features of clips, without a graph unless something in the model is trained.
 
@@ -247,7 +250,8 @@ class PatchBackbone(PreTrainedModel):
             pixel_values_videos: (B, T, 3, H_px, W_px), ImageNet-normalised, T a multiple of `config.frame_multiple`.
             frame_valid: (B, T), False for padded frames at the end; calls without a valid frame are left out, and
                 their features are zeros.
-            records: "hidden_states" and "attentions", if the states and attention weights of each layer are wanted.
+            records: "hidden_states" and "attentions", if the states and attention weights of layers are wanted, with
+                True, or the numbers of the layers.
 
         Raises:
             ValueError: if the model cannot read frames of this size, its tokens cannot be laid on a grid, or records
@@ -257,7 +261,7 @@ class PatchBackbone(PreTrainedModel):
             return self._features_of_valid(pixel_values_videos, frame_valid, records)
 
     def _features_of_valid(
-        self, pixel_values_videos: Tensor, frame_valid: Tensor | None, records: Sequence[str]
+        self, pixel_values_videos: Tensor, frame_valid: Tensor | None, records: Mapping[str, Any]
     ) -> PatchFeatures:
         batch, frames = pixel_values_videos.shape[:2]
         if frame_valid is None or frame_valid.all():
@@ -283,7 +287,7 @@ class PatchBackbone(PreTrainedModel):
                 cls[chosen] = part.cls
         return PatchFeatures(patches, grid, cls)
 
-    def _features(self, pixel_values_videos: Tensor, records: Sequence[str] = ()) -> PatchFeatures:
+    def _features(self, pixel_values_videos: Tensor, records: Mapping[str, Any] = NO_RECORDS) -> PatchFeatures:
         """As `forward`, of clips of the same length."""
         batch, frames = pixel_values_videos.shape[:2]
         pixels = self._prepare(pixel_values_videos)
@@ -296,7 +300,10 @@ class PatchBackbone(PreTrainedModel):
         grid = layout.grid._replace(t=layout.grid.t * len(calls) // batch)
         cls = tokens[:, 0].unflatten(0, (batch, -1)).mean(dim=1) if layout.num_prefix else None
         recorded = {
-            name: tuple(map(torch.cat, zip(*(getattr(output, name) or () for output in outputs), strict=True)))
+            name: tuple(
+                None if parts[0] is None else torch.cat(parts)
+                for parts in zip(*(getattr(output, name) or () for output in outputs), strict=True)
+            )
             for name in records
         }
         return PatchFeatures(patches, grid, cls, recorded)
@@ -323,7 +330,7 @@ class PatchBackbone(PreTrainedModel):
         """Calls (C, c, 3, H_px, W_px) to what the model gives: (C, S, D), or (C, D, H, W) of a convolutional one."""
         return self._run(calls).last_hidden_state
 
-    def _run(self, calls: Tensor, records: Sequence[str] = ()) -> ModelOutput:
+    def _run(self, calls: Tensor, records: Mapping[str, Any] = NO_RECORDS) -> ModelOutput:
         """Calls (C, c, 3, H_px, W_px) to the model's output, with the records that are asked for."""
         name, images = self.model.main_input_name, calls if self.reads_videos else calls.flatten(0, 1)
         accepted = inspect.signature(self.model.forward).parameters
@@ -335,7 +342,7 @@ class PatchBackbone(PreTrainedModel):
             inputs["interpolate_pos_encoding"] = self._differs_from_training_size(images)
         if "skip_predictor" in accepted:
             inputs["skip_predictor"] = True
-        inputs.update({f"output_{record}": True for record in records})
+        inputs.update({f"output_{name}": wanted for name, wanted in records.items()})
         return self.model(**inputs, return_dict=True)
 
     def _differs_from_training_size(self, images: Tensor) -> bool:

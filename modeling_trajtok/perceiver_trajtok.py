@@ -374,15 +374,24 @@ class TrajTokAttention(nn.Module):
         features = self._norm_context(features)
         return rotation(self._heads(self.k_proj(features))), self._heads(self.v_proj(features))
 
-    def forward(self, latents: Tensor, blocks: PatchBlocks, membership: Membership | None = None) -> Tensor:
-        """Latents (B, K*L, D) -> what they read, (B, K*L, D)."""
+    def forward(
+        self, latents: Tensor, blocks: PatchBlocks, membership: Membership | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, K*L, D) -> what they read, (B, K*L, D), and with which weights.
+
+        The weights (B, heads, K*L, N), or (B, heads, K*L, K*L + N) over ``[latents ; patches]``, are those of "eager"
+        attention to clips of one block; otherwise nobody computes them, and they are None.
+        """
         if self.reads_latents:
             latents = self.latent_norm(latents)
-        grouped = membership is not None and self.config._attn_implementation != "eager"
-        attend = self._attend_in_blocks if grouped or not blocks.is_whole else self._attend_at_once
-        return self.out_proj(attend(latents, blocks, membership))
+        if not blocks.is_whole or (membership is not None and self.config._attn_implementation != "eager"):
+            return self.out_proj(self._attend_in_blocks(latents, blocks, membership)), None
+        output, weights = self._attend_at_once(latents, blocks, membership)
+        return self.out_proj(output), weights
 
-    def _attend_at_once(self, latents: Tensor, blocks: PatchBlocks, membership: Membership | None) -> Tensor:
+    def _attend_at_once(
+        self, latents: Tensor, blocks: PatchBlocks, membership: Membership | None
+    ) -> tuple[Tensor, Tensor | None]:
         num_latents, device, dtype = latents.shape[1], latents.device, latents.dtype
         latent_rotation = Rotation.from_angles(self.rotary.latent_angles(num_latents, device), dtype)
         patch_index = torch.arange(blocks.grid.num_patches, device=device)
@@ -396,7 +405,7 @@ class TrajTokAttention(nn.Module):
             values = torch.cat((self._heads(self.v_proj(latents)), values), dim=1)
 
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, _ = attention(
+        output, weights = attention(
             self,
             queries.transpose(1, 2),
             keys.transpose(1, 2),
@@ -405,7 +414,8 @@ class TrajTokAttention(nn.Module):
             scaling=self.scaling,
             is_causal=False,
         )
-        return output.flatten(2)
+        # What other implementations give in this place is not the weights.
+        return output.flatten(2), weights if self.config._attn_implementation == "eager" else None
 
     def _key_mask(self, latents: Tensor, keys: Tensor, blocks: PatchBlocks, membership: Membership | None):
         """The mask over ``[latents ; patches]`` in the form that the attention implementation wants, or None."""
@@ -553,7 +563,8 @@ class TrajTokPerceiverLayer(GradientCheckpointingLayer):
             The latents (B, K*L, D).
         """
         blocks = PatchBlocks(source, layout)
-        latents = latents + self.attention(latents, blocks, Membership(*membership) if membership else None)
+        attended, _ = self.attention(latents, blocks, Membership(*membership) if membership else None)
+        latents = latents + attended
         return latents + self.mlp(latents)
 
 

@@ -190,8 +190,11 @@ def _decode_with_pyav(file: BinaryIO, request: DecodeRequest, converter: Callabl
         table = read_packets(container, stream, request.deadline)
         refuse_missing_bytes(stream, file)
         check_integrity(file, container.format.name, request.deadline)
-        # Palettes come with the first packet only, which a jump leaves out.
-        can_jump = stream.codec_context.pix_fmt != "pal8" and container.format.name not in RAW_STREAM_FORMATS
+        # Palettes come with the first packet only, which a jump leaves out. (PyAV 17 crashes over `pix_fmt` of a
+        # damaged stream that has none.)
+        pixel_format = stream.codec_context.format
+        has_palette = pixel_format is not None and pixel_format.name == "pal8"
+        can_jump = not has_palette and container.format.name not in RAW_STREAM_FORMATS
         if can_jump and table.before_start:
             _settle_start(file, table, request.deadline)
         order = table.display_order if can_jump else None

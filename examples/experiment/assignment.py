@@ -28,11 +28,12 @@ class SoftReading(TrajTokAttention):
 
     log_probs: Tensor | None = None
 
-    def forward(self, latents: Tensor, blocks: PatchBlocks, membership: Membership) -> Tensor:
-        """Latents (B, K*L, D) -> what they read, (B, K*L, D)."""
+    def forward(self, latents: Tensor, blocks: PatchBlocks, membership: Membership) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, K*L, D) -> what they read, (B, K*L, D), and the weights, as `TrajTokAttention` gives them."""
         if self.reads_latents:
             latents = self.latent_norm(latents)
-        return self.out_proj(self._attend_at_once(latents, blocks, membership))
+        output, weights = self._attend_at_once(latents, blocks, membership)
+        return self.out_proj(output), weights
 
     def _key_mask(self, latents: Tensor, keys: Tensor, blocks: PatchBlocks, membership: Membership) -> Tensor:
         lowest = torch.finfo(keys.dtype).min

@@ -104,7 +104,7 @@ def test_model_and_processor_load_where_the_package_is_not(folder):
     assert found.keys() == expected.keys()
     assert not expected["frame_valid"].all()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4)
 
     # Fine-tuned by a stranger and published again, the code travels on.
     again = folder.parent / "home" / "again"

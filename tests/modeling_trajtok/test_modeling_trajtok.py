@@ -151,6 +151,41 @@ def test_a_tuple_on_request(tiny_config, clips, labels):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("positions", ["sequence", "grid"])
+def test_states_and_attentions_of_the_layers(tiny_config, clips, positions):
+    """Five frames, of which inference otherwise reads fewer at a time."""
+    config = changed(
+        tiny_config, num_encoder_layers=3, query_positions=positions, encoder_positions=positions, frames_per_block=2
+    )
+    for model_class, layers, queries in ((TrajTokModel, 3, 6 * 2), (TrajTokSegmenterModel, 2, 6)):
+        keys = 5 * 10 * 18 + (queries if positions == "sequence" else 0)
+        model = build(config, "eager", model_class)
+        with torch.no_grad():
+            plain = model(clips)
+            outputs = model(clips, output_hidden_states=True, output_attentions=True)
+            config.output_hidden_states = True
+            assert len(model(clips).hidden_states) == 1 + layers
+            config.output_hidden_states = False
+        assert plain.hidden_states is None and plain.attentions is None
+        assert [tuple(states.shape) for states in outputs.hidden_states] == [(2, queries, 48)] * (1 + layers)
+        assert [tuple(weights.shape) for weights in outputs.attentions] == [(2, 3, queries, keys)] * layers
+        for weights in outputs.attentions:
+            torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 3, queries))
+        if model_class is TrajTokModel:
+            tokens = model.encoder.output_proj(outputs.hidden_states[-1])
+            torch.testing.assert_close(tokens, outputs.trajectory_embeds, **CLOSE)
+            torch.testing.assert_close(plain.trajectory_embeds, outputs.trajectory_embeds, **CLOSE)
+            # A trajectory's weights lie on its own patches, but for the last two, which every trajectory reads.
+            owner = outputs.trajectory_ids.flatten(1)[:, None, None]
+            own = owner == torch.arange(6).repeat_interleave(2)[:, None]
+            own[..., -2:] = True
+            assert not weights[..., keys - 5 * 10 * 18 :].masked_select(~own).any()
+        else:
+            torch.testing.assert_close(outputs.hidden_states[-1], outputs.trajectory_queries)
+        quiet = build(config, "sdpa", model_class)(clips, output_attentions=True)
+        assert quiet.attentions == ()  # no weights are computed
+
+
 @pytest.mark.parametrize("fusion", ["sum", "concat", "last"])
 def test_feature_fusions_differ(tiny_config, clips, fusion):
     model = build(changed(tiny_config, feature_fusion=fusion))

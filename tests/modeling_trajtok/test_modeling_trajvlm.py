@@ -25,6 +25,7 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from modeling_trajtok import (
@@ -36,7 +37,13 @@ from modeling_trajtok import (
     TrajVLMModel,
     TrajVLMProcessor,
 )
-from modeling_trajtok.modeling_trajvlm import CACHE, LORA_MODULES_TO_SAVE, LORA_TARGET_MODULES, cut_into_chunks
+from modeling_trajtok.modeling_trajvlm import (
+    CACHE,
+    LORA_MODULES_TO_SAVE,
+    LORA_TARGET_MODULES,
+    TrajVLMProjection,
+    cut_into_chunks,
+)
 from modeling_trajtok.perceiver_trajtok import TrajTokPerceiver
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -310,6 +317,46 @@ def test_prompts_get_shorter_with_simple_scenes(config, vlm_tokenizer):
     assert torch.equal(answers(model, encode(processor, [ask(video(2))]))[0], answers(model, inputs)[1])
 
 
+def test_layers_of_the_tower_are_told_on_request(config):
+    model = build(config)
+    model.set_attn_implementation("eager")
+    tower = config.vision_config
+    grouped = config.has_trajectory_tower
+    sizes = tower.transformer_config if grouped else tower
+    layers, heads = sizes.num_hidden_layers, sizes.num_attention_heads
+    # A TrajViT2 sees a chunk of 3 frames at once, and has CLS before its tokens; a SigLIP sees 36 patches of a frame.
+    tokens, per_chunk = (1 + K, 1) if grouped else (36, 3)
+    clip = torch.randn(2, 5, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    with torch.no_grad():
+        plain = model.get_video_features(clip)
+        told = model.get_video_features(clip, **asked)
+        image = model.get_image_features(clip[:, 0], **asked)
+    assert plain.hidden_states is None and plain.attentions is None
+    torch.testing.assert_close(told.pooler_output, plain.pooler_output)
+    for features, chunks, frames in ((told, 4, per_chunk), (image, 2, 1)):
+        rows = chunks * frames
+        assert [state.shape[:2] for state in features.hidden_states] == [(rows, tokens)] * (layers + 1)
+        assert [weights.shape for weights in features.attentions] == [(rows, heads, tokens, tokens)] * layers
+    assert isinstance(model.get_video_features(clip, return_dict=False), tuple)
+    # The configuration may ask for them as well.
+    model.config.vision_config.output_hidden_states = True
+    assert len(model.model.get_image_features(clip[:, 0]).hidden_states) == layers + 1
+
+
+def test_outputs_of_a_whole_model_name_all_layers(model, processor):
+    inputs = encode(processor, [ask(video(0), video(1)[0])])
+    model.set_attn_implementation("eager")
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    with torch.no_grad():
+        told = model(**inputs, **asked)
+        pairs = model(**inputs, **asked, return_dict=False)
+    assert len(told.hidden_states) == 3 and len(told.attentions) == 2
+    for features in (told.image_outputs, told.video_outputs):
+        assert features.hidden_states and features.attentions
+    assert torch.equal(pairs[0], told.logits) and len(pairs) == len(told)
+
+
 def test_siglip2_reads_patches_of_any_shape(vlm_config):
     vision = vlm_config.vision_config.to_dict() | {"model_type": "siglip2_vision_model", "num_patches": 36}
     model = build(TrajVLMConfig(**{**vlm_config.to_dict(), "vision_config": vision}))
@@ -422,19 +469,48 @@ def test_what_gets_no_gradient_stays_frozen_after_loading(vlm_config, tmp_path):
     assert frozen and {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad} == frozen
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(model, processor):
+def checkpoint_activations(model, **settings) -> None:
+    """By the name that this release has for it."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings or None)
+    else:
+        model.gradient_checkpointing_enable(settings or None)
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_reentrant": True}], ids=["usual", "reentrant"])
+def test_checkpointed_activations_give_the_same_gradients(model, processor, settings):
     inputs, labels = labels_of(processor, [ask(video(0), answer="two red")])
     model.train()
     found = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            checkpoint_activations(model, **settings)
+            model.enable_input_require_grads()  # a reentrant checkpoint needs an input that asks for a gradient
+            calls = count_calls(model)
         model.zero_grad()
-        model(**inputs, labels=labels).loss.backward()
+        model(**inputs, labels=labels, use_cache=False).loss.backward()
         found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    # Every layer that learns runs again.
+    learns = {name: any(key.startswith(name) for key in found[0]) for name in calls}
+    assert {name: calls[name] >= 2 for name in calls} == learns and sum(learns.values()) >= 4
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name], atol=1e-5, rtol=1e-3)
+
+
+def count_calls(model) -> dict[str, int]:
+    """How often a part of each checkpointed layer is called from now on."""
+    calls = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            calls[name] = 0
+            part = next(module for module in layer.modules() if isinstance(module, torch.nn.Linear))
+
+            def count(module, args, name=name):
+                calls[name] += 1
+
+            part.register_forward_pre_hook(count)
+    return calls
 
 
 class Collator:
@@ -605,6 +681,60 @@ def test_from_components(vlm_config, vlm_tokenizer, tiny_config, tmp_path, whole
         assert torch.equal(model.model.grouping.segmenter(clip).trajectory_ids, expected)
 
 
+def starts(model) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each parameter."""
+    return {name: (float(p.mean()), float(p.std(correction=0))) for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("parts", ["nothing", "language_model", "connector", "vision_tower"])
+def test_what_a_checkpoint_lacks_starts_as_in_a_new_model(config, parts):
+    """Whatever a folder holds, and however the model is built, a weight has the distribution that its rule says."""
+    new = build(config)
+    held = {name: torch.full_like(value, 7.0) for name, value in new.state_dict().items() if parts in name}
+    loaded = TrajVLMForConditionalGeneration.from_pretrained(None, config=config, state_dict=held)
+    expected, found = starts(new), starts(loaded)
+    for name, parameter in loaded.named_parameters():
+        if name in held:
+            assert found[name] == (7.0, 0.0), name
+            continue
+        mean, std = expected[name]
+        # Half a thousandth of the time a sample of this size is further away.
+        tolerance = 3.5 * std / parameter.numel() ** 0.5
+        assert abs(found[name][0] - mean) <= 2 * tolerance + 1e-6 and abs(found[name][1] - std) <= 2 * tolerance, name
+    projections = [module for module in loaded.modules() if isinstance(module, TrajVLMProjection)]
+    assert len(projections) == 3
+    for one in projections:
+        if parts != "connector":
+            assert float(one.weight.std()) == pytest.approx(one.in_features**-0.5, rel=0.1)
+    if not config.has_trajectory_tower and parts != "connector":
+        query = loaded.model.grouping.connector.query_proj
+        assert float(query.weight.std()) == pytest.approx(config.initializer_range, rel=0.1)
+        assert not query.bias.any()
+    if not config.has_trajectory_tower and parts != "vision_tower":
+        # SigLIP's own rule, which stands at the MLP and not at its linear layers.
+        first = loaded.model.vision_tower.encoder.layers[0].mlp.fc1
+        assert float(first.weight.abs().max()) <= (6 / (40 + 44)) ** 0.5
+        assert float(first.weight.std()) == pytest.approx((2 / (40 + 44)) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_of_words_grow(config, processor, tied):
+    config.text_config.tie_word_embeddings = config.tie_word_embeddings = tied
+    model = build(config)
+    inputs = encode(processor, [ask(video(0))])
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        size = model.get_input_embeddings().num_embeddings
+        model.resize_token_embeddings(size + 5)
+        logits = model(**inputs).logits
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+    assert logits.shape[-1] == size + 5 == model.config.text_config.vocab_size == model.lm_head.out_features
+    torch.testing.assert_close(logits[..., :size], expected)
+    inputs["input_ids"][0, 1] = size + 4
+    assert model(**inputs, labels=inputs["input_ids"]).loss.isfinite()
+    assert "lm_head" in model.tp_plan
+
+
 def test_from_components_with_another_language_model(vlm_config, tiny_config):
     text = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=32, n_layer=1, n_head=2, n_positions=64))
     model = TrajVLMForConditionalGeneration.from_components(
@@ -618,6 +748,7 @@ def test_from_components_with_another_language_model(vlm_config, tiny_config):
     ).eval()
     assert model.config.text_config.vocab_size == 22 and model.lm_head.weight.shape == (22, 32)
     assert model.lm_head.weight is model.model.language_model.wte.weight
+    assert not model.tp_plan  # GPT2 has none, so that its head cannot be sharded without it
     ids = torch.tensor([[5, *[21] * K, 7]])
     logits = model(ids, pixel_values_videos=torch.randn(1, 2, 3, 48, 48)).logits
     assert logits.shape == (1, K + 2, 22)

@@ -4,8 +4,10 @@ import copy
 import sys
 import unittest
 from pathlib import Path
+from unittest import mock
 
 import torch
+from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig
 
 from modeling_trajtok import TrajAdapterConfig, TrajAdapterForVideoClassification, TrajAdapterModel
@@ -58,17 +60,71 @@ class TrajAdapterTester:
 class Common(ModelTesterMixin):
     """What both share."""
 
+    model_tester_class = TrajAdapterTester
     test_resize_embeddings = False
     test_missing_keys = False
+    test_all_params_have_gradient = False  # the backbone and the segmenter are frozen
 
     def setUp(self):
-        self.model_tester = TrajAdapterTester(self)
+        # The mixin takes every field whose name ends with "_std" for a spread of initial weights.
+        mixins = sys.modules[ModelTesterMixin.__module__]
+        zero_init = mixins._config_zero_init
+
+        def without_image_std(config):
+            config = copy.deepcopy(config)
+            std = config.__dict__.pop("backbone_image_std", None)
+            zeroed = zero_init(config)
+            if std is not None:
+                zeroed.__dict__["backbone_image_std"] = std
+            return zeroed
+
+        patch = mock.patch.object(mixins, "_config_zero_init", without_image_std)
+        patch.start()
+        self.addCleanup(patch.stop)
+        self.model_tester = self.model_tester_class(self)
         self.config_tester = ConfigTester(
             self, config_class=TrajAdapterConfig, has_text_modality=False, common_properties=["num_pooler_heads"]
         )
 
+    @unittest.skip("States and attention weights are the backbone's, which is frozen: they have no gradient.")
+    def test_retain_grad_hidden_states_attentions(self):
+        pass
+
+    def test_model_get_set_embeddings(self):
+        """The mixin expects embeddings of tokens; pixels are embedded by a convolution."""
+        for model_class in self.all_model_classes:
+            model = model_class(self.model_tester.get_config())
+            self.assertIsInstance(model.get_input_embeddings(), torch.nn.Module)
+            other = torch.nn.Conv2d(3, 8, 4, 4)
+            model.set_input_embeddings(other)
+            self.assertIs(model.get_input_embeddings(), other)
+
+    def test_model_outputs_equivalence(self):
+        """The mixin subtracts outputs from each other, which boolean masks do not allow."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            model = model_class(config).eval()
+            for asked in ({}, {"output_hidden_states": True}):
+                with torch.no_grad():
+                    named = model(**inputs, **asked).to_tuple()
+                    plain = model(**inputs, **asked, return_dict=False)
+                self.assertIsInstance(plain, tuple)
+                found, expected = (
+                    [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)] for out in (plain, named)
+                )
+                self.assertEqual(len(found), len(expected))
+                for one, other in zip(found, expected, strict=True):
+                    torch.testing.assert_close(one, other)
+
+
+class WithoutLossTester(TrajAdapterTester):
+    """The adapter without a head has no loss, so it is not trained."""
+
+    is_training = False
+
 
 class TrajAdapterModelTest(Common, unittest.TestCase):
+    model_tester_class = WithoutLossTester
     all_model_classes = (TrajAdapterModel,)
 
     def test_config(self):
@@ -77,3 +133,8 @@ class TrajAdapterModelTest(Common, unittest.TestCase):
 
 class TrajAdapterForVideoClassificationTest(Common, unittest.TestCase):
     all_model_classes = (TrajAdapterForVideoClassification,)
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        """The mixin knows labels of the library's own classes only."""
+        labels = {"labels": torch.zeros(len(inputs_dict["pixel_values_videos"]), dtype=torch.long)}
+        return {**inputs_dict, **(labels if return_labels else {})}

@@ -6,6 +6,7 @@ import unittest
 from pathlib import Path
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from modeling_trajtok import TrajViT2Config, TrajViT2ForVideoClassification, TrajViT2Model, TrajViT2VideoModel
 
@@ -73,30 +74,83 @@ class PairTester(VideoTester):
 class Common(ModelTesterMixin):
     """What all of them share."""
 
-    tester_class = VideoTester
+    model_tester_class = VideoTester
     test_resize_embeddings = False
     test_missing_keys = False
-    main_input_name_for_tests = "pixel_values_videos"
 
     def setUp(self):
-        self.model_tester = self.tester_class(self)
+        self.model_tester = self.model_tester_class(self)
         self.config_tester = ConfigTester(
             self, config_class=TrajViT2Config, has_text_modality=False, common_properties=["projection_dim"]
         )
 
+    def test_model_get_set_embeddings(self):
+        """The mixin expects embeddings of tokens; pixels are embedded by a convolution."""
+        for model_class in self.all_model_classes:
+            model = model_class(self.model_tester.get_config())
+            self.assertIsInstance(model.get_input_embeddings(), torch.nn.Module)
+            other = torch.nn.Conv2d(3, 8, 4, 4)
+            model.set_input_embeddings(other)
+            self.assertIs(model.get_input_embeddings(), other)
+
+    def test_model_outputs_equivalence(self):
+        """The mixin subtracts outputs from each other, which boolean masks do not allow."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        for model_class in self.all_model_classes:
+            model = model_class(config).eval()
+            for asked in ({}, {"output_hidden_states": True}):
+                with torch.no_grad():
+                    named = model(**inputs, **asked).to_tuple()
+                    plain = model(**inputs, **asked, return_dict=False)
+                self.assertIsInstance(plain, tuple)
+                found, expected = (
+                    [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)] for out in (plain, named)
+                )
+                self.assertEqual(len(found), len(expected))
+                for one, other in zip(found, expected, strict=True):
+                    torch.testing.assert_close(one, other)
+
+
+class WithoutLossTester(VideoTester):
+    """The tower alone has no loss, so it is not trained."""
+
+    is_training = False
+
 
 class TrajViT2VideoModelTest(Common, unittest.TestCase):
+    model_tester_class = WithoutLossTester
     all_model_classes = (TrajViT2VideoModel,)
 
 
 class TrajViT2ForVideoClassificationTest(Common, unittest.TestCase):
     all_model_classes = (TrajViT2ForVideoClassification,)
 
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        """The mixin knows labels of the library's own classes only."""
+        labels = {"labels": torch.zeros(len(inputs_dict["pixel_values_videos"]), dtype=torch.long)}
+        return {**inputs_dict, **(labels if return_labels else {})}
+
 
 class TrajViT2ModelTest(Common, unittest.TestCase):
-    tester_class = PairTester
+    model_tester_class = PairTester
     all_model_classes = (TrajViT2Model,)
     test_resize_embeddings = True
+    has_attentions = False
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        """Videos and texts are each other's labels."""
+        return {**inputs_dict, **({"return_loss": True} if return_labels else {})}
+
+    @unittest.skip("The towers' outputs have them, as CLIP's; they are tested beside get_video_features.")
+    def test_hidden_states_output(self):
+        pass
+
+    @unittest.skip("The towers' outputs have them, as CLIP's.")
+    def test_retain_grad_hidden_states_attentions(self):
+        pass
+
+    def test_model_get_set_embeddings(self):
+        ModelTesterMixin.test_model_get_set_embeddings(self)
 
     def test_config(self):
         self.config_tester.run_common_tests()
