@@ -49,12 +49,24 @@ def whole_number(name: str, value: Any) -> int:
 
 def number(name: str, value: Any) -> int | float:
     """A finite number above 0."""
+    found = _finite(name, value)
+    if found <= 0:
+        raise ValueError(f"{name} must be above 0, got {found}.")
+    return found
+
+
+def _finite(name: str, value: Any) -> int | float:
     found = plain(value)
     if not isinstance(found, numbers.Real) or isinstance(found, bool) or not math.isfinite(found):
         raise ValueError(f"{name} must be a finite number, got {_shown(value)}.")
-    if found <= 0:
-        raise ValueError(f"{name} must be above 0, got {found}.")
     return found if isinstance(found, int) else float(found)
+
+
+def _factor(name: str, value: Any) -> int | float:
+    found = _finite(name, value)
+    if found == 0:
+        raise ValueError(f"{name} is 0, which makes all pixels alike; pass another number.")
+    return found
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -144,7 +156,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_bytes": whole_number,
     "fps": number,
     "decode_timeout_s": number,
-    "rescale_factor": number,
+    "rescale_factor": _factor,
     "sampling_strategy": _one_of(*SAMPLING_STRATEGIES),
     "short_clips": _one_of("pad", "raise"),
     "decoder_backend": _one_of("auto", *BACKEND_ORDER),

@@ -221,6 +221,7 @@ def test_bad_settings_are_refused_on_construction(settings, tmp_path):
         ({"image_std": [0, 1, 1]}, "image_std must be above 0"),
         ({"image_std": None}, "image_std is None, but do_normalize is True"),
         ({"rescale_factor": "a"}, "rescale_factor must be a finite number, got 'a'"),
+        ({"rescale_factor": 0}, "rescale_factor is 0"),
         ({"device": "nope"}, "device must be one that torch knows, .* got 'nope'"),
         ({"return_tensors": "tf"}, "return_tensors must be one of pt, np"),
         ({"do_resize": "false"}, r"do_resize must be True or False, got 'false' \(str\)"),
