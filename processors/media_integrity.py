@@ -4,8 +4,8 @@ In:   an open file, FFmpeg's name of its format
 Out:  nothing, or a VideoDecodeError that says what is missing and where
 From: decoder_backends
 
-Matroska, WebM, AVI and Ogg are chains: each element says how long it is, so the next one is where it ends. A file
-that broke off, or has a hole, breaks the chain. Others are read from one recognisable place to the next; there a
+Matroska, WebM, AVI, Ogg, FLV and IVF are chains: each element says how long it is, so the next one is where it ends. A
+file that broke off, or has a hole, breaks the chain. Others are read from one recognisable place to the next; there a
 download that broke off is known by its end, which was reserved and never written.
 """
 
@@ -34,6 +34,7 @@ FORMATS_WITHOUT_ZEROS = (
     "mpegvideo",
     "m4v",
 )
+FLV_TAGS = (8, 9, 18)  # sound, pictures, facts
 EMPTY_END_BYTES = 1024  # longer than any padding
 UNFINISHED = (0, 0xFFFFFFFF)  # lengths in an AVI file whose writer was not closed
 
@@ -51,7 +52,11 @@ def check_integrity(file: BinaryIO, format_name: str, deadline: float) -> None:
         _follow_avi(view)
     elif format_name == "ogg":
         _follow_ogg(view)
-    elif format_name in FORMATS_WITHOUT_ZEROS:
+    elif format_name == "flv":
+        _follow_flv(view)
+    elif format_name == "ivf":
+        _follow_ivf(view)
+    if format_name in FORMATS_WITHOUT_ZEROS:
         _refuse_empty_end(view)
 
 
@@ -166,6 +171,33 @@ def _follow_ogg(view: _View) -> None:
         if crc32_msb_first(page[:22] + bytes(4) + page[26:]) != int.from_bytes(page[22:26], "little"):
             raise VideoDecodeError(f"is damaged: the page at byte {place} differs from its checksum")
         place += length
+
+
+def _follow_flv(view: _View) -> None:
+    place = int.from_bytes(view.at(5, 4), "big") + 4  # after the header, and the length of the tag before the first
+    lengths_hold = None  # some writers repeat the length of a tag wrongly, then all of them
+    while place < view.size:
+        length = 11 + int.from_bytes(view.at(place + 1, 3), "big")
+        if view.at(place, 1)[0] & 0x1F not in FLV_TAGS:
+            raise VideoDecodeError(f"is damaged: there is no tag at byte {place}, where one must be")
+        if place + length > view.size:
+            raise VideoDecodeError(f"is truncated: it holds {view.size} of at least {place + length} bytes")
+        repeated = view.at(place + length, 4)
+        if len(repeated) == 4:
+            holds = int.from_bytes(repeated, "big") == length
+            if lengths_hold and not holds:
+                raise VideoDecodeError(f"is damaged: the tag at byte {place} does not end where it must")
+            lengths_hold = holds if lengths_hold is None else lengths_hold
+        place += length + 4
+
+
+def _follow_ivf(view: _View) -> None:
+    place = int.from_bytes(view.at(6, 2), "little")
+    while place < view.size:
+        end = place + 12 + int.from_bytes(view.at(place, 4), "little")
+        if end > view.size:
+            raise VideoDecodeError(f"is truncated: it holds {view.size} of at least {end} bytes")
+        place = end
 
 
 def _refuse_empty_end(view: _View) -> None:
