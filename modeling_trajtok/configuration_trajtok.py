@@ -8,6 +8,7 @@ To:   modeling_trajtok
 import difflib
 import math
 from collections.abc import Collection, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +27,10 @@ POSITIVE_FIELDS = (
     "encoder_output_size",
     "frames_per_block",
 )
+
+
+# Whether the values come from a file or from another configuration.
+_SAVED_VALUES: ContextVar[bool] = ContextVar("saved values", default=False)
 
 
 def resembling_names(unknown: Iterable[str], known: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -77,12 +82,12 @@ def reject_other_model(config_class: type[PreTrainedConfig], config_dict: dict[s
 def reject_misspelt_fields(owner: str, given: Collection[str], config_class: type[PreTrainedConfig]) -> None:
     """As `reject_misspelt`, for the names that a configuration is built from.
 
-    Beside the field that it looks like, a name leaves no default in force: a program has set it as an attribute, and
-    saved or copied it with the fields. Of the library's own fields not all are saved.
+    Among saved values, a name beside the field that it looks like is an attribute that a program has set, and leaves
+    no default in force. Of the library's own fields not all are saved.
     """
     known = field_names(config_class)
     unknown = [name for name in given if name not in known and not hasattr(config_class, name)]
-    beside = {*given, *(field_names(PreTrainedConfig) if "model_type" in given else ())}
+    beside = {*given, *field_names(PreTrainedConfig)} if _SAVED_VALUES.get() else ()
     reject_misspelt(owner, [name for name, meant in resembling_names(unknown, known) if meant not in beside], known)
 
 
@@ -108,7 +113,7 @@ class CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Build from the values of a ``config.json``, and keywords that replace some of them.
+        """Build from the values of a ``config.json`` or of another configuration, and keywords that replace some.
 
         Raises:
             ValueError: if they belong to another type of model, whose weights would be replaced by random ones; for a
@@ -119,7 +124,11 @@ class CheckedConfig(PreTrainedConfig):
         for name, config_class in cls.sub_configs.items():
             if isinstance(kwargs.get(name), dict) and issubclass(config_class, CheckedConfig):
                 reject_misspelt_fields(config_class.__name__, kwargs[name], config_class)
-        return super().from_dict(config_dict, **kwargs)
+        token = _SAVED_VALUES.set(True)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        finally:
+            _SAVED_VALUES.reset(token)
 
 
 @strict

@@ -601,7 +601,8 @@ class TrajVLMForConditionalGeneration(TrajVLMPreTrainedModel, GenerationMixin):
         if not groups:
             trajtok = _load(trajtok, TrajTokSegmenterModel)
             settings["trajtok_config"] = trajtok.config.to_dict() | SEGMENTER
-        config = TrajVLMConfig(vision_config=vision.config.to_dict(), text_config=text.config.to_dict(), **settings)
+        parts = {"vision_config": vision.config.to_dict(), "text_config": text.config.to_dict()}
+        config = TrajVLMConfig.from_dict(parts | settings)
         model = cls(config)
         model.model.vision_tower.load_state_dict(vision.state_dict())
         if not groups:

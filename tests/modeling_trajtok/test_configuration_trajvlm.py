@@ -5,12 +5,13 @@ import pickle
 
 import pytest
 import torch
-from transformers import AutoConfig, BloomConfig, GPT2Config
+from transformers import AutoConfig, BloomConfig, GPT2Config, Qwen3ForCausalLM
 
 from modeling_trajtok import (
     TrajAdapterConfig,
     TrajTokConfig,
     TrajViT2Config,
+    TrajViT2Model,
     TrajVLMConfig,
     TrajVLMForConditionalGeneration,
     TrajVLMModel,
@@ -28,7 +29,7 @@ def test_what_a_program_sets_is_saved_and_read_again(config_class, tmp_path):
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     loaded.name_or_path = config.name_or_path
-    assert loaded.to_dict() == config_class(**config.to_dict()).to_dict() == config.to_dict()
+    assert loaded.to_dict() == config_class.from_dict(config.to_dict()).to_dict() == config.to_dict()
     assert pickle.loads(pickle.dumps(config)).to_dict() == copy.deepcopy(config).to_dict() == config.to_dict()
     # What a user passes is still checked.
     misspelt = {"output_hidden_state": True}
@@ -42,11 +43,13 @@ def test_what_a_program_sets_is_saved_and_read_again(config_class, tmp_path):
 
 
 def test_a_model_with_such_attributes_is_built_from_parts(trajvit2_config):
-    vision = TrajVLMModel(trajvit2_config).vision_tower
+    vision, text = TrajViT2Model(trajvit2_config.vision_config), Qwen3ForCausalLM(trajvit2_config.text_config)
     vision.config.num_trajectorys = vision.config.trajtok_config.num_trajectorys = 3
-    text = TrajVLMForConditionalGeneration(trajvit2_config).model.language_model
-    config = TrajVLMConfig(vision_config=vision.config, text_config=text.config)
-    assert TrajVLMConfig(**config.to_dict()).vision_config.trajtok_config.num_trajectorys == 3
+    tokens = {"image_token_id": 6, "video_token_id": 7}
+    model = TrajVLMForConditionalGeneration.from_components(vision=vision, text=text, **tokens)
+    assert model.config.vision_config.trajtok_config.num_trajectorys == 3
+    with pytest.raises(ValueError, match="did you mean `frames_per_chunk`"):
+        TrajVLMForConditionalGeneration.from_components(vision=vision, text=text, **tokens, frame_per_chunk=3)
 
 
 def test_the_towers_configuration_is_its_own(trajvit2_config):

@@ -733,6 +733,10 @@ def test_embeddings_of_words_grow(config, processor, tied):
     inputs["input_ids"][0, 1] = size + 4
     assert model(**inputs, labels=inputs["input_ids"]).loss.isfinite()
     assert "lm_head" in model.tp_plan
+    if not config.has_trajectory_tower:
+        grouping = model.model.grouping
+        grouping.set_input_embeddings(new := torch.nn.Conv2d(3, 8, 4, 4))
+        assert grouping.get_input_embeddings() is grouping.segmenter.get_input_embeddings() is new
 
 
 def test_from_components_with_another_language_model(vlm_config, tiny_config):
