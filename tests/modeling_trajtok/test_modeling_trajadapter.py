@@ -277,6 +277,47 @@ def test_images_that_patches_do_not_divide(kind, settings, size, expected):
         assert int(change.argmax()) == 2 * expected[1] + 5
 
 
+@pytest.mark.parametrize("probe", ["trajectories", "attentive"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(probe, reentrant, clips):
+    """Also where nothing that the pooling reads asks for a gradient."""
+    model, gradients = classifier(probe=probe).train(), []
+    for checkpoints in (False, True):
+        if checkpoints:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            assert model.adapter.pooler.gradient_checkpointing
+        model.zero_grad()
+        model(clips[:, :2], labels=torch.tensor([0, 2])).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and "adapter.pooler.query" in gradients[0]
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("probe", ["trajectories", "mean"])
+def test_the_layers_of_the_backbone_are_recorded(probe, clips):
+    model = classifier(probe=probe)
+    output = model(clips, output_hidden_states=True)
+    assert {tuple(state.shape) for state in output.hidden_states} == {(2 * 8, 1 + 96, 24)}
+    assert len(output.hidden_states) == 3 and output.attentions is None
+    patches = model.adapter.backbone.model.layernorm(output.hidden_states[-1])[:, 1:].reshape(2, -1, 24)
+    torch.testing.assert_close(model.adapter.backbone(clips).patches, patches)
+    model.set_attn_implementation("eager")
+    assert model.adapter.backbone.model.config._attn_implementation == "eager"
+    assert model(clips, output_attentions=True).attentions[-1].shape == (16, 2, 97, 97)
+    assert model.get_input_embeddings() is model.adapter.backbone.model.get_input_embeddings()
+    frame_valid = torch.arange(8).expand(2, -1) < 5
+    with pytest.raises(ValueError, match="hidden_states of clips with padded frames"):
+        model(clips, frame_valid, output_hidden_states=True)
+
+
+def test_an_attention_implementation_reaches_every_part():
+    config = config_of("dinov2", attn_implementation="eager")
+    model = TrajAdapterModel(config)
+    for part in (model, model.backbone.model, model.trajtok, model.trajtok.segmenter.perceiver.layers[0].attention):
+        assert part.config._attn_implementation == "eager"
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 

@@ -224,7 +224,8 @@ def test_attention_implementations_agree(model, clips, texts):
             torch.testing.assert_close(model(clips, **texts).logits_per_video, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_gradient_checkpointing_changes_nothing(model, clips, texts):
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(model, clips, texts, reentrant):
     def gradients():
         model.zero_grad()
         model(clips, **texts, return_loss=True).loss.backward()
@@ -232,12 +233,56 @@ def test_gradient_checkpointing_changes_nothing(model, clips, texts):
 
     model.train()
     expected = gradients()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     assert all(layer.gradient_checkpointing for layer in model.video_model.transformer.layers)
     found = gradients()
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_layers_are_recorded(model, clips, texts):
+    with torch.no_grad():
+        videos = model.get_video_features(clips, output_hidden_states=True)
+        states = videos.hidden_states
+        assert len(states) == 3 and {tuple(state.shape) for state in states} == {(3, 1 + 12, 32)}
+        transformer = model.video_model.transformer
+        torch.testing.assert_close(transformer.norm(states[-1]), videos.last_hidden_state)
+        assert videos.attentions is None
+        model.set_attn_implementation("eager")
+        outputs = model(clips, **texts, output_hidden_states=True, output_attentions=True)
+        for part, length in ((outputs.video_model_output, 13), (outputs.text_model_output, 7)):
+            assert len(part.hidden_states) == 3 and len(part.attentions) == 2
+            assert part.attentions[-1].shape[-2:] == (length, length)
+        model.config.output_hidden_states = True
+        assert len(model.get_video_features(clips).hidden_states) == 3
+        assert isinstance(model.get_video_features(clips, return_dict=False), tuple)
+        assert isinstance(model.get_text_features(**texts, return_dict=False), tuple)
+
+
+def test_a_vocabulary_grows(model, texts, tmp_path):
+    with torch.no_grad():
+        expected = model.get_text_features(**texts).pooler_output
+    assert model.get_input_embeddings() is model.text_model.encoder.get_input_embeddings()
+    model.resize_token_embeddings(47)
+    assert model.config.text_config.vocab_size == model.text_model.encoder.config.vocab_size == 47
+    model.save_pretrained(tmp_path)
+    again = TrajViT2Model.from_pretrained(tmp_path).eval()
+    assert again.get_input_embeddings().weight.shape == (47, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(again.get_text_features(**texts).pooler_output, expected)
+        again.get_text_features(torch.full((1, 3), 46))
+
+
+def test_the_scale_of_the_assignment_stays_in_single_precision(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    half = {"dtype": torch.bfloat16}
+    for made in (
+        *(part.from_pretrained(tmp_path, **half) for part in (TrajViT2Model, TrajViT2VideoModel)),
+        AutoModel.from_config(model.config, **half),
+    ):
+        scale = made.video_model.trajtok.segmenter.assignment.log_scale
+        assert scale.dtype == torch.float32 and made.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("pooling", ["cls", "last", "mean", "pooler"])
