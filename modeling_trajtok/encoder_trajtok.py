@@ -39,7 +39,7 @@ class TrajTokTrackEmbedding(nn.Module):
     def forward(self, trajectory_ids: Tensor, num_trajectories: int, grid: GridSize, num_frames: Tensor) -> Tensor:
         """Ids (B, N), -1 = none, in clips of ``num_frames`` (B or 1, 1) valid frames -> (B, K, D)."""
         tracks = self.tracks(trajectory_ids, num_trajectories, grid)
-        batch, device = len(trajectory_ids), trajectory_ids.device
+        batch, device = trajectory_ids.shape[0], trajectory_ids.device
         moments = (torch.arange(self.NUM_MOMENTS, device=device) + 0.5) / self.NUM_MOMENTS
         position = (moments * num_frames - 0.5).clamp(min=0).minimum(num_frames - 1.0).expand(batch, -1)
         before = position.floor().long()
@@ -61,8 +61,8 @@ class TrajTokTrackEmbedding(nn.Module):
         row, column = (axis.flatten() for axis in torch.meshgrid(row, column, indexing="ij"))
         powers = torch.stack((torch.ones_like(row), row, column, row**2, column**2, row * column))
         ids = trajectory_ids.view(-1, 1, per_frame) % (num_trajectories + 1)
-        sums = powers.new_zeros(len(ids), len(powers), num_trajectories + 1)
-        sums = sums.scatter_add(2, ids.expand(-1, len(powers), -1), powers.expand(len(ids), -1, -1))[..., :-1]
+        sums = powers.new_zeros(ids.shape[0], powers.shape[0], num_trajectories + 1)
+        sums = sums.scatter_add(2, ids.expand(-1, powers.shape[0], -1), powers.expand(ids.shape[0], -1, -1))[..., :-1]
         patches = sums[:, 0]
         rows, columns, rows_2, columns_2, both = (sums[:, 1:] / patches.clamp(min=1).unsqueeze(1)).unbind(1)
         present, area = (patches > 0).to(sums.dtype), patches / per_frame
@@ -70,7 +70,7 @@ class TrajTokTrackEmbedding(nn.Module):
         spreads = (rows_2 - rows**2, columns_2 - columns**2, both - rows * columns)
         shapes = [spread / area.clamp(min=1 / per_frame) for spread in spreads]
         values = torch.stack((present, rows, columns, area.sqrt(), *shapes), dim=-1)
-        return values.view(len(trajectory_ids), grid.t, num_trajectories, self.NUM_VALUES)
+        return values.view(trajectory_ids.shape[0], grid.t, num_trajectories, self.NUM_VALUES)
 
 
 class TrajTokOutlineEmbedding(nn.Module):
@@ -90,7 +90,7 @@ class TrajTokOutlineEmbedding(nn.Module):
 
     def outlines(self, trajectory_ids: Tensor, num_trajectories: int, grid: GridSize) -> Tensor:
         """Share of a trajectory's frames in which a cell of its box is its own: ids (B, N) -> (B, K, SIDE, SIDE)."""
-        device, batch = trajectory_ids.device, len(trajectory_ids)
+        device, batch = trajectory_ids.device, trajectory_ids.shape[0]
         slots = trajectory_ids.view(-1, grid.patches_per_frame) % (num_trajectories + 1)
         place = torch.arange(grid.patches_per_frame, device=device)
         first_row, last_row = self._extent(slots, place // grid.w, num_trajectories)
@@ -111,7 +111,7 @@ class TrajTokOutlineEmbedding(nn.Module):
     @staticmethod
     def _extent(slots: Tensor, position: Tensor, num_trajectories: int) -> tuple[Tensor, Tensor]:
         """First and last position of each trajectory in each frame, (B*T, K) each; absent ones end at -1."""
-        position, shape = position.expand(len(slots), -1), (len(slots), num_trajectories + 1)
+        position, shape = position.expand(slots.shape[0], -1), (slots.shape[0], num_trajectories + 1)
         first = slots.new_full(shape, slots.shape[1]).scatter_reduce(1, slots, position, "amin")
         last = slots.new_full(shape, -1).scatter_reduce(1, slots, position, "amax")
         return first[:, :-1], last[:, :-1]

@@ -240,15 +240,18 @@ def sort_into_segments(patch_trajectory: Tensor, num_trajectories: int) -> Segme
     num_groups, device = batch * num_trajectories, patch_trajectory.device
     first_group = torch.arange(0, num_groups, num_trajectories, device=device).unsqueeze(1)
     group = torch.where(patch_trajectory >= 0, patch_trajectory + first_group, num_groups).flatten()
-    order = group.argsort(stable=True)
+    if torch.compiler.is_exporting():  # ONNX has no other sort. Patches of one trajectory may stand in any order.
+        order = group.topk(group.shape[0], largest=False).indices
+    else:
+        order = group.argsort(stable=True)
     sorted_group = group[order]
 
     sizes = torch.zeros(num_groups + 1, dtype=torch.int64, device=device).index_add(0, group, torch.ones_like(group))
     first_patch = sizes.cumsum(0) - sizes
     segments = (sizes + SEGMENT_LENGTH - 1) // SEGMENT_LENGTH
-    last_segment = segments[:-1].cumsum(0)
+    first_segment = segments[:-1].cumsum(0) - segments[:-1]
     num_segments = batch * num_patches // SEGMENT_LENGTH + num_groups
-    slot = (last_segment - segments[:-1])[sorted_group.clamp(max=num_groups - 1)] * SEGMENT_LENGTH
+    slot = first_segment[sorted_group.clamp(max=num_groups - 1)] * SEGMENT_LENGTH
     slot = slot + torch.arange(order.shape[0], device=device) - first_patch[sorted_group]
     # Patches that nobody reads land behind all segments and are cut off.
     slot = torch.where(sorted_group < num_groups, slot, num_segments * SEGMENT_LENGTH)
@@ -256,8 +259,10 @@ def sort_into_segments(patch_trajectory: Tensor, num_trajectories: int) -> Segme
     patch = order.new_zeros(num_segments * SEGMENT_LENGTH + 1).scatter(0, slot, order)[:-1]
     filled = torch.zeros_like(patch, dtype=torch.bool)
     filled = F.pad(filled, (0, 1)).scatter(0, slot, True)[:-1]
-    segment_group = torch.searchsorted(last_segment, torch.arange(num_segments, device=device), right=True)
-    return Segments(patch.view(num_segments, -1), filled.view(num_segments, -1), segment_group)
+    shape = (num_segments, SEGMENT_LENGTH)
+    segment_group = sorted_group.new_full((num_segments + 1,), num_groups)
+    segment_group = segment_group.scatter(0, slot // SEGMENT_LENGTH, sorted_group)[:-1]
+    return Segments(patch.view(shape), filled.view(shape), segment_group)
 
 
 def attend_own(
@@ -292,7 +297,8 @@ def attend_own(
     carried = torch.einsum("glhd,hdw->glhw", queries[..., turning:], key_weight[:, turning:]).flatten(1, 2)
     scores = carried[own] @ rows.transpose(1, 2)  # (S, L*heads, R)
     keys = F.linear(rows, key_weight[:, :turning].reshape(-1, width)).unflatten(-1, (heads, -1))
-    keys = rotation.of(segments.patch % num_patches)(keys)
+    place = torch.arange(num_patches, device=features.device).repeat(batch)
+    keys = rotation.of(place[segments.patch])(keys)
     scores = scores + torch.einsum("slhd,srhd->slhr", queries[own, ..., :turning], keys).flatten(1, 2)
     scores = scores.float().masked_fill(~segments.filled.unsqueeze(1), NO_SCORE)
 

@@ -80,10 +80,10 @@ class TrajTokPatchEncoder(nn.Module):
         stages = self.backbone(frames)
         size_hw = stages[0].shape[-2:]
         if self.fusion == "last":
-            return flatten_grid(self._project(stages[-1], self.projections[-1], size_hw), len(frames))
+            return flatten_grid(self._project(stages[-1], self.projections[-1], size_hw), frames.shape[0])
         projected = [self._project(*stage, size_hw) for stage in zip(stages, self.projections, strict=True)]
         fused = torch.cat(projected, dim=1) if self.fusion == "concat" else sum(projected)
-        return flatten_grid(fused, len(frames))
+        return flatten_grid(fused, frames.shape[0])
 
     def _project(self, maps: Tensor, projection: nn.Conv2d, size_hw: tuple[int, int]) -> Tensor:
         maps = self.norm(projection(maps).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

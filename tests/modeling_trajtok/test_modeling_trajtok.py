@@ -767,6 +767,35 @@ def test_the_exported_model_gives_the_same_numbers(tiny_config, clips, name, pad
         assert_outputs_close(exported(**fresh), model(**fresh))
 
 
+@pytest.mark.parametrize(("name", "padded"), [("sequence", True), ("mean", False)])
+def test_onnx_and_the_exported_model_take_any_number_of_clips_and_frames(tiny_config, name, padded):
+    """One export with dynamic shapes, run by PyTorch and, converted, by ONNX Runtime."""
+    if not os.environ.get("CI"):
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    import onnxruntime
+
+    model = build(changed(tiny_config, num_query_layers=1, high_res_factor=None, **VARIANTS[name]))
+    axes = {0: torch.export.Dim("clips"), 1: torch.export.Dim("frames", min=2)}
+    inputs = {"pixel_values_videos": torch.randn(2, 4, 3, 40, 72)}
+    longer = {"pixel_values_videos": torch.randn(3, 7, 3, 40, 72)}
+    if padded:
+        inputs["frame_valid"] = torch.tensor([[True] * 4, [True] * 2 + [False] * 2])
+        longer["frame_valid"] = torch.tensor([[True] * 7, [True] * 4 + [False] * 3, [True] + [False] * 6])
+    with torch.no_grad():
+        program = torch.onnx.export(
+            model, (), kwargs=inputs, dynamic_shapes=dict.fromkeys(inputs, axes), dynamo=True, verbose=False
+        )
+        exported = program.exported_program.module()
+        session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+        for given in (inputs, longer):
+            expected = model(**given)
+            assert_outputs_close(exported(**given), expected)
+            found = session.run(None, {name: value.numpy() for name, value in given.items()})
+            for value, right in zip(found, expected.values(), strict=True):
+                torch.testing.assert_close(torch.from_numpy(value), right, **CLOSE)
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
