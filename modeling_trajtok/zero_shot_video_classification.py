@@ -182,7 +182,13 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         position = 0
         with tqdm(total=total, desc="videos", unit="video", disable=not shown) as progress:
             while batch := list(islice(remaining, batch_size)):
-                inputs = self.preprocess(batch, **preprocess_params)
+                try:
+                    inputs = self.preprocess(batch, **preprocess_params)
+                except ValueError as error:
+                    if position or total != len(batch):
+                        # The processor counts within the batch.
+                        error.args = (f"In a batch that starts at video {position + 1} of the input: {error}",)
+                    raise
                 failures = {failure["index"]: failure for failure in inputs.pop("failures", ())}
                 inputs.pop("kept_videos", None)
                 results = iter(self.postprocess(self.forward(inputs, **forward_params)) if inputs else ())

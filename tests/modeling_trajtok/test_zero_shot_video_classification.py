@@ -239,6 +239,8 @@ def test_a_bad_file_is_named(classify, videos, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(VideoDecodeError, match=r"Video 2 of 2: .*broken\.mp4"):
         classify([videos[0], str(tmp_path / "broken.mp4")], LABELS, batch_size=2)
+    with pytest.raises(VideoDecodeError, match=r"batch that starts at video 3 of the input: Video 1 of 1: .*memory"):
+        classify([videos[0], videos[1], b"no video"], LABELS)
 
 
 def test_a_skipped_video_keeps_its_place(classify, videos):
