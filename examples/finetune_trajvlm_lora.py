@@ -139,7 +139,8 @@ def train(recipe: TrajVLMLoraRecipe, out: Path, cache: Path, mixed_precision: st
     model = add_adapters(base, recipe)
     if recipe.gradient_checkpointing:
         model.enable_input_require_grads()
-        model.gradient_checkpointing_enable()
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable()
     after = run_training(
         recipe,
         accelerator,
