@@ -25,6 +25,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .auto_classes import FamilyAutoClasses
 from .configuration_trajvit2 import TrajViT2Config
 from .configuration_trajvlm import SEGMENTER, TrajVLMConfig
+from .gradient_paths import warn_of_missing_gradients
 from .grid_ops import GridSize, expand_frame_mask, resize_patches
 from .modeling_trajtok import TrajTokSegmenterModel, copy_segmenter
 from .modeling_trajvit2 import TrajViT2Model, TrajViT2VideoModel
@@ -270,6 +271,14 @@ class TrajVLMGrouping(TrajVLMPreTrainedModel):
             `TrajVLMGroupingOutput`.
         """
         grid = GridSize(*patch_grid)
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            segmenter = self.segmenter.segmenter
+            warn_of_missing_gradients(
+                "TrajVLM",
+                {name: getattr(segmenter, name) for name in ("patch_head", "trajectory_head", "assignment")},
+                "which trajectory a patch belongs to is decided by an argmax, through which no gradient comes. Leave "
+                "them out of the adapters with exclude_modules.",
+            )
         segmented = self.segmenter(pixel_values_videos, frame_valid)
         segmenter_grid = GridSize(*segmented.trajectory_ids.shape[1:])
         ids = resize_patches(segmented.assignment_logits, segmenter_grid, (grid.h, grid.w)).argmax(dim=-1)
