@@ -241,6 +241,14 @@ class PacketTable:
         return spoiled
 
 
+def packets_of(container, stream) -> Iterator:
+    """The packets of a stream to the end of the file, and an empty one, after which a decoder has nothing more."""
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        return  # PyAV's end, where another stream began after the file was opened
+
+
 def read_packets(container, stream, deadline: float) -> PacketTable:
     """Read a stream from its start to its end.
 
@@ -250,7 +258,7 @@ def read_packets(container, stream, deadline: float) -> PacketTable:
     table, last_pts = PacketTable(), None
     is_vp8, is_ffv1 = (stream.codec_context.name == name for name in ("vp8", "ffv1"))
     unproven = set()  # without a right checksum, if FFV1 was written with checksums
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         check_deadline(deadline)
         if packet.size == 0:
             continue
