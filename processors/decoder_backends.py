@@ -274,8 +274,6 @@ def _decode_by_jumping(
 
 def _pictures_from(container, stream, table: PacketTable, key: int, deadline: float) -> Iterator:
     """Decode from a keyframe on: (number of the packet, frame) in the order of showing."""
-    known = zip(table.pts, table.dts, table.num_bytes, strict=True)
-    numbers = {facts: number for number, facts in enumerate(known)}
     # Containers index by decoding or by presentation time; the earlier of both never jumps too far.
     stamps = [stamp for stamp in (table.pts[key], table.dts[key]) if stamp is not None]
     try:
@@ -286,7 +284,7 @@ def _pictures_from(container, stream, table: PacketTable, key: int, deadline: fl
     for packet in packets_of(container, stream):
         check_deadline(deadline)
         if packet.size:
-            number = numbers.get((packet.pts, packet.dts, packet.size))
+            number = table.numbers.get((packet.pts, packet.dts, packet.size))
             if number is None or number in table.corrupt or (not arrived and number > key):
                 raise _OrderedReadNeededError
             arrived = arrived or number == key

@@ -9,6 +9,7 @@ Here it gets bytes without a name, may use only the demuxers below, and has no p
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -178,6 +179,12 @@ class PacketTable:
     is_shown: list[bool] = field(default_factory=list)
     corrupt: set[int] = field(default_factory=set)
     last_frame_s: float | None = None  # how long the last frame is shown, if the file says
+
+    @functools.cached_property
+    def numbers(self) -> dict[tuple, int]:
+        """Number of a packet by its (pts, dts, bytes), by which it is recognised after a jump."""
+        known = zip(self.pts, self.dts, self.num_bytes, strict=True)
+        return {facts: number for number, facts in enumerate(known)}
 
     @property
     def first_key(self) -> int:
