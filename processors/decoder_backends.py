@@ -29,6 +29,7 @@ from .media_container import (
     PacketTable,
     check_deadline,
     open_media,
+    packets_of,
     read_packets,
     refuse_missing_bytes,
     repaired_times_s,
@@ -272,8 +273,6 @@ def _decode_by_jumping(
 
 def _pictures_from(container, stream, table: PacketTable, key: int, deadline: float) -> Iterator:
     """Decode from a keyframe on: (number of the packet, frame) in the order of showing."""
-    known = zip(table.pts, table.dts, table.num_bytes, strict=True)
-    numbers = {facts: number for number, facts in enumerate(known)}
     # Containers index by decoding or by presentation time; the earlier of both never jumps too far.
     stamps = [stamp for stamp in (table.pts[key], table.dts[key]) if stamp is not None]
     try:
@@ -281,10 +280,10 @@ def _pictures_from(container, stream, table: PacketTable, key: int, deadline: fl
     except av.FFmpegError as error:
         raise _OrderedReadNeededError from error
     arrived = False
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         check_deadline(deadline)
         if packet.size:
-            number = numbers.get((packet.pts, packet.dts, packet.size))
+            number = table.numbers.get((packet.pts, packet.dts, packet.size))
             if number is None or number in table.corrupt or (not arrived and number > key):
                 raise _OrderedReadNeededError
             arrived = arrived or number == key
@@ -352,7 +351,7 @@ def _patient_stream(container):
 def _pictures_in_order(container, stream, table: PacketTable, deadline: float) -> Iterator:
     """Decode everything: (number of the packet, frame), and (number, None) for packets that are damaged."""
     number = -1
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         check_deadline(deadline)
         if packet.size:
             number += 1
@@ -516,7 +515,7 @@ def is_still_or_animation(file: BinaryIO, deadline: float) -> bool:
             if stream is None or not (container.format.name.endswith("_pipe") or container.format.name == "mjpeg"):
                 return True
             sizes = []
-            for packet in container.demux(stream):
+            for packet in packets_of(container, stream):
                 check_deadline(deadline)
                 if packet.size > 2 and bytes(packet)[:2] == start[:2]:
                     sizes += [(frame.width, frame.height) for frame in stream.codec_context.decode(packet)]

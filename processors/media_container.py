@@ -9,6 +9,7 @@ Here it gets bytes without a name, may use only the demuxers below, and has no p
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -179,6 +180,12 @@ class PacketTable:
     corrupt: set[int] = field(default_factory=set)
     last_frame_s: float | None = None  # how long the last frame is shown, if the file says
 
+    @functools.cached_property
+    def numbers(self) -> dict[tuple, int]:
+        """Number of a packet by its (pts, dts, bytes), by which it is recognised after a jump."""
+        known = zip(self.pts, self.dts, self.num_bytes, strict=True)
+        return {facts: number for number, facts in enumerate(known)}
+
     @property
     def first_key(self) -> int:
         """The first packet that can be decoded without others; 0 if no packet says so."""
@@ -241,6 +248,14 @@ class PacketTable:
         return spoiled
 
 
+def packets_of(container, stream) -> Iterator:
+    """The packets of a stream to the end of the file, and an empty one, after which a decoder has nothing more."""
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        return  # PyAV's end, where another stream began after the file was opened
+
+
 def read_packets(container, stream, deadline: float) -> PacketTable:
     """Read a stream from its start to its end.
 
@@ -250,7 +265,7 @@ def read_packets(container, stream, deadline: float) -> PacketTable:
     table, last_pts = PacketTable(), None
     is_vp8, is_ffv1 = (stream.codec_context.name == name for name in ("vp8", "ffv1"))
     unproven = set()  # without a right checksum, if FFV1 was written with checksums
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         check_deadline(deadline)
         if packet.size == 0:
             continue

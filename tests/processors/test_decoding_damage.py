@@ -16,6 +16,7 @@ KINDS = {
     "h264.flv": "libx264",
     "hevc.mp4": "libx265",
     "vp8.webm": "libvpx",
+    "vp8.ivf": "libvpx",
     "vp9.webm": "libvpx-vp9",
     "ffv1.mkv": "ffv1",
     "ffv1.avi": "ffv1",
@@ -100,6 +101,24 @@ def test_reported_damage_is_never_silent(kind, tmp_path, bars):
         assert video.total_num_frames == shown, name
         assert not (altered.any() and reported), f"{name}: {altered.sum()} frames are altered without a word"
     assert len(refused) >= 4, "the test damages too little"
+
+
+def test_headers_of_nonsense_give_a_clear_error(tmp_path, bars):
+    """Files with random bytes near their start: frames, or an error that names the file, and nothing else."""
+    dice, outcomes = random.Random(1), {"frames": 0, "error": 0}
+    for kind in ("h264.mp4", "h264.flv", "ffv1.mkv", "mpeg2.ts", "mpeg4.avi", "vp8.ivf"):
+        data = encode(tmp_path / f"clean-{kind}", KINDS[kind], bars(6, 64, 96))
+        for _ in range(40):
+            broken = bytearray(data)
+            for _ in range(dice.choice([1, 3, 10, 40])):
+                broken[dice.randrange(min(len(data), 1500))] = dice.choice([0, 255, 127, 128, dice.randrange(256)])
+            try:
+                decode_video(bytes(broken), lambda timeline: [0], timeout_s=20)
+                outcomes["frames"] += 1
+            except VideoDecodeError as error:
+                assert str(error).startswith(f"<{len(data)} bytes in memory>: ") and "did not end" not in str(error)
+                outcomes["error"] += 1
+    assert min(outcomes.values()) > 20
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "avi"])
