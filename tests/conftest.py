@@ -12,7 +12,7 @@ from modeling_trajtok import TrajTokConfig, TrajViT2Config, TrajVLMConfig
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+torch.set_num_threads(1)  # tests run in several processes; threads that wait for each other on busy cores are slow
 
 
 def _folder(path: Path, what: str) -> Path:

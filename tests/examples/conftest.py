@@ -22,15 +22,6 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small spend their time waiting for a second thread when the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def save_trajvit2(tiny_config):
     """save_trajvit2(folder, words, size_px) -> the folder, with a model that knows these words, and its processor."""
