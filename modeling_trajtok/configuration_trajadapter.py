@@ -27,7 +27,8 @@ class TrajAdapterConfig(CheckedConfig):
             size in the configuration of a video backbone made for a fixed number of frames.
         backbone_num_frames: frames of one call of a video backbone; longer clips are cut, the last piece is filled up
             with its last frame. None = the number in the backbone's configuration, or the whole clip at once.
-        backbone_image_mean: mean that the backbone expects of RGB in [0, 1] (default: ImageNet's).
+        backbone_image_mean: mean that the backbone expects of RGB in [0, 1], one number for all channels or one for
+            each (default: ImageNet's).
         backbone_image_std: the standard deviation that goes with it.
         trajtok_config: segmenter and trajectory encoder; the encoder reads features of the backbone's width.
         probe: what is classified: "trajectories" (attentive pooling of trajectory tokens), or what features are
@@ -56,8 +57,8 @@ class TrajAdapterConfig(CheckedConfig):
     backbone_revision: str | None = None
     backbone_size_px: list[int] | tuple[int, ...] | None = None
     backbone_num_frames: int | None = None
-    backbone_image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
-    backbone_image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    backbone_image_mean: float | list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
+    backbone_image_std: float | list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
     trajtok_config: dict | PreTrainedConfig | None = None
     probe: Literal["trajectories", "attentive", "mean", "cls"] = "trajectories"
     freeze_segmenter: bool = True
@@ -68,9 +69,11 @@ class TrajAdapterConfig(CheckedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        for name in ("backbone_size_px", "backbone_image_mean", "backbone_image_std"):
+        if self.backbone_size_px is not None:
+            self.backbone_size_px = list(self.backbone_size_px)
+        for name in ("backbone_image_mean", "backbone_image_std"):
             value = getattr(self, name)
-            setattr(self, name, None if value is None else list(value))
+            setattr(self, name, [value] * 3 if isinstance(value, float) else list(value))
         trajtok = self.trajtok_config
         super().__post_init__(**kwargs)
         if getattr(self.backbone_config, "vision_config", None) is not None:

@@ -117,6 +117,11 @@ class TrajViT2Config(CheckedConfig):
         """As plain values, with the pipeline that runs such a model."""
         return {**super().to_dict(), "custom_pipelines": CUSTOM_PIPELINES}
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the video tower's states."""
+        return self.transformer_config.hidden_size
+
     def validate_architecture(self):
         """Check the rules that involve more than one field."""
         if self.trajtok_config.encoder_output_size != self.transformer_config.hidden_size:

@@ -6,6 +6,7 @@ From: processors (video_processing_trajtok)     To: video classification
 Paper: arXiv 2602.22779 (its authors released no code for it)
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 import torch
@@ -148,8 +149,8 @@ class TrajAdapterPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
         adapter.freeze()
         return loaded
 
-    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
-        """As in Transformers, in the present format of the weights.
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in Transformers.
 
         A backbone that ``config.backbone_checkpoint`` names is left out, unless its weights are no longer those of
         that checkpoint, because it was trained or adapters were merged into it: then it is saved with the adapter,
@@ -165,7 +166,21 @@ class TrajAdapterPreTrainedModel(FamilyAutoClasses, PreTrainedModel):
             for model in (self, adapter):
                 model._keys_to_ignore_on_save = set()
                 model._keys_to_ignore_on_load_missing = set()
-        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """As in PyTorch, also of what `save_pretrained` wrote: so `Trainer` loads its best checkpoint."""
+        if not state_dict.keys() <= self.state_dict().keys():
+            state_dict = self._converted(state_dict)
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def _converted(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under the names of folders, of this or an earlier release, under those of the modules."""
+        load = super().from_pretrained.__func__  # without the backbone's checkpoint
+        loaded, info = load(type(self), None, config=self.config, state_dict=state_dict, output_loading_info=True)
+        absent = {*info["missing_keys"], *(self._keys_to_ignore_on_save or ())}
+        found = {key: value for key, value in loaded.state_dict().items() if key not in absent}
+        return found | {key: state_dict[key] for key in info["unexpected_keys"] if key in state_dict}
 
     def _adapter(self) -> "TrajAdapterModel":
         return next(module for module in self.modules() if isinstance(module, TrajAdapterModel))
@@ -418,7 +433,7 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
             )
 
 
-# Folders whose pooling holds queries, keys and values in one matrix (``attention.in_proj_weight``) are read as well.
+# Folders hold the queries', keys' and values' weights of the pooling in one matrix (``attention.in_proj_weight``).
 # Registered for the class, not for its type: PEFT would apply what is registered for a type to adapters.
 register_checkpoint_conversion_mapping(
     "TrajAdapterModel",
@@ -529,6 +544,7 @@ def _pixel_settings(checkpoint, revision: str | None) -> dict:
             "deviation are assumed. Set backbone_image_mean and backbone_image_std if it wants others."
         )
         return {}
+    mean, std = ([values] * 3 if isinstance(values, float) else values for values in (mean, std))
     scale = 255 * found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 255
     # ViViT scales to -1 ... 1 before it normalises.
     offset = float(bool(found.get("offset", found.get("video_processor_type") == "VivitVideoProcessor")))

@@ -76,10 +76,10 @@ class PatchLayout(NamedTuple):
         return patches.unflatten(1, (self.grid.patches_per_frame, self.grid.t)).transpose(1, 2).flatten(1, 2)
 
 
-def renormalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def renormalise(images: Tensor, mean: float | Sequence[float], std: float | Sequence[float]) -> Tensor:
     """ImageNet-normalised images (..., 3, H_px, W_px) normalised with another mean and standard deviation."""
     old_mean, old_std, new_mean, new_std = (
-        torch.tensor(values, device=images.device, dtype=images.dtype).view(3, 1, 1)
+        torch.tensor(values, device=images.device, dtype=images.dtype).view(-1, 1, 1)
         for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, mean, std)
     )
     return (images * old_std + old_mean - new_mean) / new_std

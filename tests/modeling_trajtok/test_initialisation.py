@@ -121,7 +121,8 @@ RULES = [
     (r"(projector|grouping\.connector)\.(gate|up|down)_proj\.weight$", lambda p: (0.0, p.shape[1] ** -0.5)),
     (r"layers\.\d+\.self_attn\.\w+\.weight$|layers\.\d+\.mlp\.fc\d\.weight$", lambda p: (0.0, None)),
     (r"layers\.\d+\.mlp\.fc\d\.bias$", lambda p: (0.0, None)),
-    (r"pooler\.attention\.in_proj_weight$", lambda p: (0.0, None)),
+    # As of one matrix (3 D, D) under Xavier's rule.
+    (r"pooler\.attention\.[qkv]_proj\.weight$", lambda p: (0.0, math.sqrt(2 / (4 * p.shape[0])))),
     (r"bias$|_bias$", lambda p: (0.0, 0.0)),
     (r"norm\d?\.weight$|_norm\.weight$|high_res_patch_head\.upsample\.1\.weight$", lambda p: (1.0, 0.0)),
     (r"downsample_layers\.\d\.weight$", lambda p: (1.0, 0.0) if p.dim() == 1 else (0.0, STD)),

@@ -378,6 +378,7 @@ def test_a_preprocessor_that_scales_otherwise_is_understood(backbone_folder, cli
         ({"do_normalize": False}, 0.0, 1.0),
         ({"do_normalize": False, "do_rescale": False}, 0.0, 1 / 255),
         ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, 0.5, 0.5),
+        ({"image_mean": 0.5, "image_std": 0.5}, 0.5, 0.5),
         (
             {"video_processor_type": "VivitVideoProcessor", "rescale_factor": 1 / 127.5, "image_mean": [0.5] * 3,
              "image_std": [0.5] * 3}, 0.75, 0.25,
@@ -431,40 +432,48 @@ def test_a_backbone_in_memory_is_saved_with_the_adapter(tmp_path, clips):
     torch.testing.assert_close(again(clips).logits, model(clips).logits)
 
 
-def test_a_folder_with_one_matrix_for_queries_keys_and_values_is_read(tmp_path, clips):
-    """As PyTorch's MultiheadAttention holds it, which pools in the same way. Saving writes the present form."""
+def test_folders_hold_one_matrix_for_queries_keys_and_values(tmp_path, clips):
+    """As PyTorch's MultiheadAttention does, which pools in the same way."""
     model = classifier()
-    expected = model(clips).logits
     attention = model.adapter.pooler.attention
     with torch.no_grad():
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
             projection.bias.normal_()
-        expected = model(clips).logits
-    model.save_pretrained(tmp_path / "present")
-    state = load_file(tmp_path / "present" / "model.safetensors")
-    assert "adapter.pooler.attention.q_proj.weight" in state
-    reference = torch.nn.MultiheadAttention(24, 3, batch_first=True)
-    for kind in ("weight", "bias"):
-        parts = [state.pop(f"adapter.pooler.attention.{name}_proj.{kind}") for name in "qkv"]
-        state[f"adapter.pooler.attention.in_proj_{kind}"] = torch.cat(parts)
+    expected = model(clips).logits
+    model.save_pretrained(tmp_path / "folder")
+    state = load_file(tmp_path / "folder" / "model.safetensors")
     names = {key: key.removeprefix("adapter.pooler.attention.") for key in state if ".pooler.attention." in key}
+    assert set(names.values()) == {"in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"}
+    reference = torch.nn.MultiheadAttention(24, 3, batch_first=True)
     reference.load_state_dict({short: state[key] for key, short in names.items()})
     tokens = torch.randn(2, 5, 24)
     torch.testing.assert_close(attention(tokens[:, :1], tokens)[0], reference(tokens[:, :1], tokens, tokens)[0])
 
+    # `Trainer` loads its best checkpoint into the model itself.
+    loaded = classifier()
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.zero_()
+    loaded.load_state_dict(state)
+    torch.testing.assert_close(loaded(clips).logits, expected)
+
     state["adapter.backbone.model.pooler.dense.weight"] = torch.zeros(24, 24)  # that nothing reads
-    for model_class in (TrajAdapterForVideoClassification, TrajAdapterModel):
-        model.config.save_pretrained(tmp_path / "before")
-        save_file(state, tmp_path / "before" / "model.safetensors", metadata={"format": "pt"})
-        found, info = model_class.from_pretrained(tmp_path / "before", output_loading_info=True)
-        assert not info["missing_keys"] and not info["mismatched_keys"]
-        assert not [key for key in info["unexpected_keys"] if not key.startswith("classifier.")]
-        if model_class is TrajAdapterForVideoClassification:
-            torch.testing.assert_close(found.eval()(clips).logits, expected)
-            found.save_pretrained(tmp_path / "again")
-            assert load_file(tmp_path / "again" / "model.safetensors").keys() == model.state_dict().keys()
-    pooled = found.eval()(clips).pooler_output
-    torch.testing.assert_close(pooled, model.adapter(clips).pooler_output)
+    save_file(state, tmp_path / "folder" / "model.safetensors", metadata={"format": "pt"})
+    model.save_pretrained(tmp_path / "apart", save_original_format=False)
+    assert load_file(tmp_path / "apart" / "model.safetensors").keys() == model.state_dict().keys()
+    for folder in ("folder", "apart"):
+        for model_class in (TrajAdapterForVideoClassification, TrajAdapterModel):
+            found, info = model_class.from_pretrained(tmp_path / folder, output_loading_info=True)
+            assert not info["missing_keys"] and not info["mismatched_keys"]
+            assert not [key for key in info["unexpected_keys"] if not key.startswith("classifier.")]
+            if model_class is TrajAdapterForVideoClassification:
+                torch.testing.assert_close(found.eval()(clips).logits, expected)
+                found.save_pretrained(tmp_path / "again")
+                again = load_file(tmp_path / "again" / "model.safetensors")
+                assert "adapter.pooler.attention.in_proj_weight" in again or folder == "apart"
+            else:
+                pooled = found.eval()(clips).pooler_output
+                torch.testing.assert_close(pooled, model.adapter(clips).pooler_output)
 
 
 def test_the_segmenter_of_a_checkpoint_is_taken(backbone_folder, tmp_path, tiny_config):

@@ -23,7 +23,7 @@ from modeling_trajtok import (
     TrajVLMForConditionalGeneration,
 )
 
-CLOSE = {"atol": 2e-5, "rtol": 2e-4}
+CLOSE = {"atol": 1e-4, "rtol": 2e-4}
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 BACKBONES = {
     "dinov2": {"image_size": 32, "patch_size": 8},
@@ -168,7 +168,7 @@ def test_trained_merged_and_loaded_again_are_the_same(
     assert all(any(f".{part}." in name for part in case.without_gradient) for name in silent), silent
     assert any("gives no gradient to parameters of" in message for message in caplog.messages) == bool(silent)
     trained = result(case, tuned)
-    assert (trained - before).abs().max() > 1e-3
+    assert (trained - before).abs().max() > 1e-2
 
     tuned.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(base, tmp_path)
