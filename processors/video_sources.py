@@ -76,9 +76,7 @@ def machine_error(name: str, error: BaseException) -> MachineError:
         error = error.__cause__
     said = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
     said = said.removeprefix(f"{name}: ").rstrip(".")
-    return MachineError(
-        f"{name}: this machine could not read it ({said}). The video itself may be good: try it again."
-    )
+    return MachineError(f"{name}: this machine could not read it ({said}). The video may be good: try it again.")
 
 
 @dataclass(frozen=True)

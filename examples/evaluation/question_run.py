@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMProcessor
 from modeling_trajtok.processors import FrameTimeline, VideoDecodeError
+from modeling_trajtok.processors.video_sources import is_machine_error
 
 from .benchmark_files import IMAGE_SUFFIXES, VideoFolder
 from .benchmark_run import CheckpointRun
@@ -75,6 +76,8 @@ def read_pictures(request: VideoRequest, num_frames: int, frames_per_second: flo
             with Image.open(files[index]) as picture:
                 frames.append(np.asarray(picture.convert("RGB")))
         except (OSError, UnidentifiedImageError) as error:
+            if is_machine_error(error):
+                raise
             raise VideoDecodeError(f"{files[index]}: not a picture that can be read ({error}).") from error
     if len({frame.shape for frame in frames}) > 1:
         raise VideoDecodeError(f"{request.path}: its pictures differ in size, expected frames of one video.")

@@ -394,9 +394,7 @@ def test_installed_but_broken_is_not_usable(monkeypatch):
     frame_decoding._passes_probe.cache_clear()
     try:
         assert not frame_decoding._passes_probe("torchcodec")
-        with pytest.raises(
-            MachineError, match="cannot load its libraries; use decoder_backend='auto', which picks from"
-        ):
+        with pytest.raises(MachineError, match="cannot load its libraries; use decoder_backend='auto'"):
             decode_video(frame_decoding.PROBE_CLIP, backend="torchcodec")
         assert decode_video(frame_decoding.PROBE_CLIP).backend == "pyav"
     finally:
