@@ -169,11 +169,17 @@ def count_tokens(tokens: dict[str, torch.Tensor], num_trajectories: int) -> dict
 
 
 def write_overlay(path: Path, frames_uint8: np.ndarray, tracks: TrajectoryMap) -> None:
-    """The video with every trajectory in its colour, as fast as the source, within what the eye can follow."""
+    """The video with every trajectory in its colour, as fast as the source, within what the eye can follow.
+
+    Where frames are held in the source, they are held here; what is made faster or slower keeps its rhythm.
+    """
     seconds = np.ptp(tracks.frame_times_s)
-    fps = (tracks.num_frames - 1) / seconds if seconds else 1.0
-    drawn = draw_overlay(frames_uint8, tracks)
-    write_whole(path, lambda part: write_video(part, drawn, fps=min(max(fps, 4.0), 30.0)))
+    own_fps = (tracks.num_frames - 1) / seconds if seconds else 1.0
+    fps = min(max(own_fps, 4.0), 30.0)
+    drawn, times_s = draw_overlay(frames_uint8, tracks), tracks.frame_times_s * own_fps / fps
+    if (np.diff(times_s) <= 0).any():  # of a damaged file
+        times_s = None
+    write_whole(path, lambda part: write_video(part, drawn, fps, frame_times_s=times_s))
 
 
 def write_results(folder: Path, frames_uint8: np.ndarray, tracks: TrajectoryMap, tokens: dict) -> None:

@@ -252,9 +252,9 @@ class QuestionRun(CheckpointRun):
             decoder = {"backend": own.decoder_backend, "timeout_s": own.decode_timeout_s}
             decoded = decode_stretch(request, self.num_frames, **decoder)
             frames, times_s = decoded.frames_uint8, decoded.frame_times_s
-        # Times in prompts count from the beginning of the stretch.
-        rate = (len(times_s) - 1) / (times_s[-1] - times_s[0]) if len(times_s) > 1 else 1.0
-        return frames, {"do_sample_frames": False, "video_metadata": [{"fps": float(rate)}]}
+        # Times in prompts count from the beginning of the stretch, at which the first frame may have been on show.
+        times_s = np.maximum(times_s - (request.start_s or 0.0), 0.0)
+        return frames, {"do_sample_frames": False, "video_metadata": [{"frame_times_s": times_s}]}
 
     def _answer(self, questions: Sequence[VideoQuestion], prompts: Sequence[VideoPrompt]) -> list[dict]:
         """What to keep of each answer; open-ended questions are always generated."""

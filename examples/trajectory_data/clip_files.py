@@ -220,7 +220,8 @@ def write_clip_video(record: ClipRecord, path: Path) -> None:
     height, width = record.frames_uint8.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"{path}: H.264 video needs even sides, got {height} x {width} pixels. Crop the clip by one.")
-    write_whole(path, lambda part: write_video(part, record.frames_uint8, fps=record.fps))
+    times_s = record.frame_times_s
+    write_whole(path, lambda part: write_video(part, record.frames_uint8, record.fps, frame_times_s=times_s))
 
 
 def videos_of(folder: Path) -> list[str]:

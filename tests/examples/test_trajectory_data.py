@@ -72,6 +72,13 @@ def test_what_is_written_is_read(tmp_path, record, layout):
 
 
 @pytest.mark.parametrize("layout", WRITABLE)
+def test_a_held_frame_stays_held(tmp_path, record, layout):
+    record.frame_times_s = np.array([0.0, 0.1, 0.2, 3.0, 3.1])
+    write_clip(record, tmp_path, layout)
+    assert_same_clip(open_dataset(tmp_path)[0], record)
+
+
+@pytest.mark.parametrize("layout", WRITABLE)
 def test_some_frames_are_those_of_the_whole_clip(tmp_path, record, layout):
     write_clip(record, tmp_path, layout)
     whole, some = open_dataset(tmp_path)[0], open_dataset(tmp_path, num_frames=3)[0]
