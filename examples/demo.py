@@ -177,8 +177,6 @@ def write_overlay(path: Path, frames_uint8: np.ndarray, tracks: TrajectoryMap) -
     own_fps = (tracks.num_frames - 1) / seconds if seconds else 1.0
     fps = min(max(own_fps, 4.0), 30.0)
     drawn, times_s = draw_overlay(frames_uint8, tracks), tracks.frame_times_s * own_fps / fps
-    if (np.diff(times_s) <= 0).any():  # of a damaged file
-        times_s = None
     write_whole(path, lambda part: write_video(part, drawn, fps, frame_times_s=times_s))
 
 

@@ -86,11 +86,8 @@ class ClipReader(IterableDataset):
 
     def _clips(self, name: str, index: int) -> Iterator[Clip]:
         """The clips of a video, told apart from the last one by looking ahead."""
-        before, end_s = None, float("-inf")
+        before = None
         for window, (inputs, facts) in enumerate(self._inputs(self.videos.video(index))):
-            if not (np.diff(facts["frame_times_s"], prepend=end_s) >= 0).all():
-                raise ValueError(f"{name}: its time stamps go back. Write the file anew with ffmpeg.")
-            end_s = facts["frame_times_s"][-1]
             if before is not None:
                 yield before
             before = Clip(name, window, inputs, facts, False)

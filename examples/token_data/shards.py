@@ -179,7 +179,8 @@ def open_tokens(folder: str | Path, checkpoint: str | PreTrainedModel | None = N
     rows = load_dataset("parquet", data_files=shards, split="train")
     # `Dataset.sort` tells pyarrow in a deprecated way where empty values go.
     keys = rows.select_columns(["name", "window"]).with_format("arrow")[:]
-    return rows.select(pc.sort_indices(keys, [("name", "ascending"), ("window", "ascending")]).to_numpy())
+    order = pc.sort_indices(keys, [("name", "ascending"), ("window", "ascending")])
+    return rows.select(order.to_numpy().astype(np.int64))
 
 
 def collate_tokens(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
