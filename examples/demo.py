@@ -59,6 +59,11 @@ from modeling_trajtok.processors.trajectory_drawing import contact_sheet, draw_o
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLIP_CHECKPOINT = REPOSITORY / "checkpoints" / "trajvit2-tiny"
+COLUMNS_NOTE = (
+    "frames: as many as were read; patches: what they are cut into; trajectories: regions that the model follows "
+    "through them; drawn: those that are no smaller than --min-area-fraction; tokens: what the trajectories become, "
+    "in place of patches; then the seconds of each step. `python examples/demo.py --help` describes every file."
+)
 STEPS_PER_VIDEO = 4
 NUM_FALSE_CAPTIONS = 5
 BAR_WIDTH_PX, BAR_HEIGHT_PX, BAR_COLOUR, WEAK_COLOUR = 320, 18, (0, 114, 178), (160, 160, 160)
@@ -344,7 +349,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 progress.update(STEPS_PER_VIDEO * position - progress.n)
     if rows:
         print_table(rows)
-        print(f"The pictures and tokens are in {arguments.out}.")
+        print(COLUMNS_NOTE)
+        place = arguments.out if len(videos) == 1 else f"the folders of the videos in {arguments.out}"
+        print(f"The pictures and tokens are in {place}: look at contact_sheet.png and overlay.mp4 first.")
         if knows_worlds_only(checkpoint[2], *([labeller.record] if labeller else [])):
             print(WORLDS_ONLY_NOTE)
     num_failed = len(videos) - len(rows)
