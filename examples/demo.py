@@ -59,6 +59,11 @@ from modeling_trajtok.processors.trajectory_drawing import contact_sheet, draw_o
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLIP_CHECKPOINT = REPOSITORY / "checkpoints" / "trajvit2-tiny"
+COLUMNS_NOTE = (
+    "frames: as many as were read; patches: what they are cut into; trajectories: regions that the model follows "
+    "through them; drawn: those that are no smaller than --min-area-fraction; tokens: what the trajectories become, "
+    "in place of patches; then the seconds of each step. `python examples/demo.py --help` describes every file."
+)
 STEPS_PER_VIDEO = 4
 NUM_FALSE_CAPTIONS = 5
 BAR_WIDTH_PX, BAR_HEIGHT_PX, BAR_COLOUR, WEAK_COLOUR = 320, 18, (0, 114, 178), (160, 160, 160)
@@ -169,11 +174,15 @@ def count_tokens(tokens: dict[str, torch.Tensor], num_trajectories: int) -> dict
 
 
 def write_overlay(path: Path, frames_uint8: np.ndarray, tracks: TrajectoryMap) -> None:
-    """The video with every trajectory in its colour, as fast as the source, within what the eye can follow."""
+    """The video with every trajectory in its colour, as fast as the source, within what the eye can follow.
+
+    Where frames are held in the source, they are held here; what is made faster or slower keeps its rhythm.
+    """
     seconds = np.ptp(tracks.frame_times_s)
-    fps = (tracks.num_frames - 1) / seconds if seconds else 1.0
-    drawn = draw_overlay(frames_uint8, tracks)
-    write_whole(path, lambda part: write_video(part, drawn, fps=min(max(fps, 4.0), 30.0)))
+    own_fps = (tracks.num_frames - 1) / seconds if seconds else 1.0
+    fps = min(max(own_fps, 4.0), 30.0)
+    drawn, times_s = draw_overlay(frames_uint8, tracks), tracks.frame_times_s * own_fps / fps
+    write_whole(path, lambda part: write_video(part, drawn, fps, frame_times_s=times_s))
 
 
 def write_results(folder: Path, frames_uint8: np.ndarray, tracks: TrajectoryMap, tokens: dict) -> None:
@@ -340,7 +349,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 progress.update(STEPS_PER_VIDEO * position - progress.n)
     if rows:
         print_table(rows)
-        print(f"The pictures and tokens are in {arguments.out}.")
+        print(COLUMNS_NOTE)
+        place = arguments.out if len(videos) == 1 else f"the folders of the videos in {arguments.out}"
+        print(f"The pictures and tokens are in {place}: look at contact_sheet.png and overlay.mp4 first.")
         if knows_worlds_only(checkpoint[2], *([labeller.record] if labeller else [])):
             print(WORLDS_ONLY_NOTE)
     num_failed = len(videos) - len(rows)

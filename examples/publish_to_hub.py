@@ -22,6 +22,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors import safe_open
+from storage import LOCK, folder_lock, one_line, telling_full_disk
 from transformers import AutoConfig, AutoProcessor, AutoVideoProcessor
 from transformers.utils import cached_file
 
@@ -135,7 +136,23 @@ def build_repository(
     notes = shipped_notes(checkpoint)
     card = model_card(repo_id, model, processor, licence, about or notes, shipped=notes is not None)
     card.save(folder / "README.md")
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
+
+
+def publish(folder: Path, settings: argparse.Namespace) -> None:
+    """Write the repository into a folder, list its files and, unless it is a dry run, push them."""
+    about = settings.about.read_text(encoding="utf-8").strip() if settings.about else None
+    with telling_full_disk(folder):
+        files = build_repository(settings.checkpoint, folder, settings.repo_id, settings.license, about)
+    for path in files:
+        print(f"{path.stat().st_size:>12,}  {path.relative_to(folder)}")
+    total = sum(path.stat().st_size for path in files)
+    print(f"{total:>12,}  {len(files)} files for {settings.repo_id}")
+    if not settings.dry_run:
+        api = HfApi()
+        address = api.create_repo(settings.repo_id, private=settings.private, exist_ok=True)
+        api.upload_folder(repo_id=settings.repo_id, folder_path=folder, ignore_patterns=LOCK)
+        print(f"published: {address}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,19 +168,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with TemporaryDirectory() as temporary:
         folder = arguments.out or Path(temporary)
         try:
-            about = arguments.about.read_text(encoding="utf-8").strip() if arguments.about else None
-            files = build_repository(arguments.checkpoint, folder, arguments.repo_id, arguments.license, about)
-            for path in files:
-                print(f"{path.stat().st_size:>12,}  {path.relative_to(folder)}")
-            total = sum(path.stat().st_size for path in files)
-            print(f"{total:>12,}  {len(files)} files for {arguments.repo_id}")
-            if not arguments.dry_run:
-                api = HfApi()
-                address = api.create_repo(arguments.repo_id, private=arguments.private, exist_ok=True)
-                api.upload_folder(repo_id=arguments.repo_id, folder_path=folder)
-                print(f"published: {address}")
+            with folder_lock(folder):
+                publish(folder, arguments)
         except (ValueError, OSError, HfHubHTTPError) as error:
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {one_line(error)}\n")
             return 1
     return 0
 

@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
@@ -43,7 +44,11 @@ NOT_OF_THE_PIXELS = ("decode_timeout_s", "skip_bad_videos", "return_metadata")
 def tokenized(
     loader: DataLoader, model, shards: TokenShards, batch_size: int, with_masks: bool
 ) -> Iterator[list[TokenRow] | None]:
-    """The rows of each video, None for one that cannot be read; neighbours of the same shape share a batch."""
+    """The rows of each video, None for one that cannot be read; neighbours of the same shape share a batch.
+
+    Raises:
+        OSError: the machine, not a video, is to blame that one was not read.
+    """
     pending: list[Clip] = []
     rows: dict[str, list[TokenRow]] = {}
 
@@ -51,7 +56,8 @@ def tokenized(
         if not pending:
             return
         pixels, frame_valid = (
-            torch.cat([clip.inputs[name] for clip in pending]) for name in ("pixel_values_videos", "frame_valid")
+            torch.from_numpy(np.concatenate([clip.inputs[name] for clip in pending]))
+            for name in ("pixel_values_videos", "frame_valid")
         )
         made = tokenize(model, pixels, frame_valid, pending, with_masks=with_masks)
         for clip, row in zip(pending, made, strict=True):
@@ -65,6 +71,8 @@ def tokenized(
         if clip.inputs is None:
             yield from flush()
             rows.pop(clip.name, None)  # what was read before it broke off
+            if not clip.is_bad:
+                raise OSError(f"{clip.error} What is finished stays; the same command goes on.")
             shards.add_bad(clip.name, clip.error)
             yield None
             continue
@@ -117,7 +125,7 @@ def _run(settings: argparse.Namespace, accelerator: Accelerator) -> None:
     model.to(accelerator.device, model_dtype)
     numbers = {name: index for index, name in enumerate(videos.names)}
     clips = ClipReader(videos, chosen, processor, settings.window_seconds)
-    loader = DataLoader(clips, batch_size=None, num_workers=settings.workers)
+    loader = DataLoader(clips, batch_size=None, num_workers=settings.workers, collate_fn=as_it_is)
 
     def write(rows: Sequence[TokenRow]) -> None:
         shards.write(rows, [videos.annotations_of(numbers[row.name]) for row in rows])
@@ -153,6 +161,11 @@ def _run(settings: argparse.Namespace, accelerator: Accelerator) -> None:
             sys.stderr.write(f"bad: {one['name']}: {one['error']}\n")
         if bad and not totals[0] and not finished:
             raise ValueError(f"None of the {len(bad)} videos can be read; see above.")
+
+
+def as_it_is(clip: Clip) -> Clip:
+    """A clip as the reader made it; the loader would make tensors of its arrays."""
+    return clip
 
 
 def positive(text: str) -> float:

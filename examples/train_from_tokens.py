@@ -202,6 +202,7 @@ def _train(settings: argparse.Namespace) -> dict[str, float]:
         eval_steps=max(1, settings.steps // 4),
         label_names=label_names,
         remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
         report_to=["tensorboard"],
     )
     trainer = Trainer(

@@ -11,13 +11,14 @@ from .video_processing_trajtok import (
     TrajTokVideoProcessor,
     TrajTokVideoProcessorKwargs,
 )
-from .video_sources import VideoDecodeError, VideoTimeoutError
+from .video_sources import MachineError, VideoDecodeError, VideoTimeoutError
 
 __all__ = [
     "BACKEND_ORDER",
     "SAMPLING_STRATEGIES",
     "DecodedVideo",
     "FrameTimeline",
+    "MachineError",
     "TrajTokVideoMetadata",
     "TrajTokVideoProcessor",
     "TrajTokVideoProcessorKwargs",

@@ -38,7 +38,7 @@ from .media_container import (
 )
 from .media_integrity import check_integrity
 from .picture_frames import PictureValueError, read_pictures
-from .video_sources import VideoDecodeError
+from .video_sources import MachineError, VideoDecodeError
 
 try:
     import av
@@ -509,6 +509,8 @@ def is_still_or_animation(file: BinaryIO, deadline: float) -> bool:
         return True
     if not start.startswith(PICTURE_SIGNATURES):
         return False
+    if av is None:
+        return True
     try:
         with open_media(file, deadline) as container:
             stream = container.streams.best("video")
@@ -532,9 +534,7 @@ def is_still_or_animation(file: BinaryIO, deadline: float) -> bool:
 def decode_with_pillow(file: BinaryIO, request: DecodeRequest) -> DecodedVideo:
     """Decode a still picture (one frame) or an animation (GIF, APNG, WebP)."""
     if Image is None:
-        raise VideoDecodeError(
-            "is a picture, and Pillow, which reads pictures, is not installed (`pip install pillow`)"
-        )
+        raise MachineError("it is a picture, and Pillow, which reads pictures, is not installed: `pip install pillow`")
     file.seek(0)
     try:
         with Image.open(file, formats=PILLOW_FORMATS) as picture:

@@ -35,7 +35,16 @@ from .decoder_backends import (
     is_still_or_animation,
 )
 from .frame_sampling import FrameTimeline
-from .video_sources import VideoDecodeError, VideoSource, VideoTimeoutError, open_source, source_name
+from .video_sources import (
+    MachineError,
+    VideoDecodeError,
+    VideoSource,
+    VideoTimeoutError,
+    is_machine_error,
+    machine_error,
+    open_source,
+    source_name,
+)
 
 BACKENDS: dict[str, Callable[[BinaryIO, DecodeRequest], DecodedVideo]] = {
     "pyav": decode_with_pyav,
@@ -93,6 +102,8 @@ def decode_video(
         VideoDecodeError: the file is missing, unreadable, no video, audio only, truncated, or damaged where frames are
             wanted; it has no frames, or is too large; or (VideoTimeoutError) it took too long. The message starts with
             the name of the file.
+        MachineError: not the video but this machine is to blame: full disk, no memory, too many open files, a backend
+            that is not installed or does not work.
         ValueError: an unknown backend, a limit that is not positive, indices outside the video.
     """
     for name, limit in (("timeout_s", timeout_s), ("max_bytes", max_bytes)):
@@ -117,7 +128,12 @@ def decode_video(
             except (VideoDecodeError, OSError, MemoryError) as error:
                 raise VideoDecodeError(f"{video.name}: {str(error) or 'does not fit into memory'}.") from error
 
-    return _within_time(work, request.deadline, late)
+    try:
+        return _within_time(work, request.deadline, late)
+    except (VideoDecodeError, OSError, MemoryError) as error:
+        if is_machine_error(error):
+            raise machine_error(source_name(source), error) from error
+        raise
 
 
 def every_frame(timeline: FrameTimeline) -> np.ndarray:
@@ -125,9 +141,12 @@ def every_frame(timeline: FrameTimeline) -> np.ndarray:
     return np.arange(timeline.total_num_frames)
 
 
-@functools.cache
 def usable_backends() -> tuple[str, ...]:
-    """Backends that decode a tiny clip here and now, best first: installed is not enough, libraries may be missing."""
+    """Backends that decode a tiny clip here and now, best first: installed is not enough, libraries may be missing.
+
+    Raises:
+        MachineError: it cannot be told now (full disk, too many open files, a machine too busy to answer).
+    """
     return tuple(name for name in BACKENDS if _passes_probe(name))
 
 
@@ -136,7 +155,11 @@ def _passes_probe(name: str) -> bool:
     request = DecodeRequest(every_frame, time.monotonic() + PROBE_TIMEOUT_S)
     try:
         video = _within_time(lambda: BACKENDS[name](io.BytesIO(PROBE_CLIP), request), request.deadline, name)
-    except Exception:  # noqa: BLE001 - a broken installation can fail in any way, and each way means "not usable"
+    except Exception as error:  # a broken installation can fail in any way, and each way means "not usable"
+        if isinstance(error, VideoTimeoutError):
+            raise MachineError(f"the decoder {name} did not answer within {PROBE_TIMEOUT_S:g} s") from error
+        if is_machine_error(error):  # which may pass: what is raised is not remembered
+            raise
         return False
     return video.frames_uint8.shape == (2, 64, 64, 3)
 
@@ -145,12 +168,12 @@ def _usable_backend(backend: str) -> str:
     if backend == "auto":
         chosen = next((name for name in BACKENDS if _passes_probe(name)), None)
         if chosen is None:
-            raise VideoDecodeError("no video decoder works here: `pip install av` brings one along")
+            raise MachineError("no video decoder works here: `pip install av` brings one along")
         return chosen
     if not _passes_probe(backend):
-        raise ValueError(
-            f"The decoder {backend!r} is not installed or cannot load its libraries. "
-            f"Use decoder_backend='auto'; here it picks from: {', '.join(usable_backends()) or 'none'}."
+        raise MachineError(
+            f"the decoder {backend!r} is not installed or cannot load its libraries; use decoder_backend='auto', "
+            f"which picks from {', '.join(usable_backends()) or 'none'} here"
         )
     return backend
 
@@ -162,7 +185,10 @@ def _within_time(work: Callable[[], DecodedVideo], deadline: float, late: str) -
     the caller goes on even when a decoder hangs inside one frame. The thread owns all that it opens.
     """
     outcome: Future[DecodedVideo] = Future()
-    threading.Thread(target=_settle, args=(outcome, work), name="trajtok-decoder", daemon=True).start()
+    try:
+        threading.Thread(target=_settle, args=(outcome, work), name="trajtok-decoder", daemon=True).start()
+    except RuntimeError as error:
+        raise MachineError(str(error)) from error
     try:
         return outcome.result(timeout=max(deadline - time.monotonic(), 0) + GRACE_S)
     except FutureTimeoutError as error:

@@ -22,6 +22,7 @@ from .trajectory_maps import TrajectoryMap
 
 NUM_COLOURS = 128
 MAX_SHEET_PX = 1 << 27
+TICKS_PER_S = 90_000  # of time stamps in videos
 COLOUR_OF_NONE = (48, 48, 48)  # what belongs to no trajectory, where a picture shows ids only
 
 # Okabe and Ito's colours for all kinds of sight, without black: the first ids, which are the most frequent, get these.
@@ -165,7 +166,14 @@ def contact_sheet(
     return sheet
 
 
-def write_video(path: str | os.PathLike, frames_uint8: np.ndarray, fps: float, crf: int = 18) -> None:
+def write_video(
+    path: str | os.PathLike,
+    frames_uint8: np.ndarray,
+    fps: float,
+    crf: int = 18,
+    *,
+    frame_times_s: np.ndarray | None = None,
+) -> None:
     """Write an .mp4 that every player and browser shows: H.264, 4:2:0, index in front.
 
     Such a video has even sides: an odd one gets its last row or column twice.
@@ -175,9 +183,12 @@ def write_video(path: str | os.PathLike, frames_uint8: np.ndarray, fps: float, c
         frames_uint8: (T, H_px, W_px, 3) RGB.
         fps: frames per second.
         crf: quality of H.264, 0 (no loss) to 51; 18 looks like the original.
+        frame_times_s: (T,) rising seconds at which the frames appear, the first one's being where the video starts;
+            `fps` is then their average, and how long the last one is shown. None: equal steps.
 
     Raises:
-        ValueError: if there is no frame, the frames are no uint8 RGB, or `fps` or `crf` are out of range.
+        ValueError: if there is no frame, the frames are no uint8 RGB, `fps` or `crf` are out of range, or the times
+            do not rise.
     """
     frames_uint8 = _checked_frames(frames_uint8)
     if not _is_number(fps) or not fps > 0:
@@ -186,20 +197,40 @@ def write_video(path: str | os.PathLike, frames_uint8: np.ndarray, fps: float, c
         raise ValueError(f"fps must be from 0.001 to 1000 frames per second, got {fps}.")
     if not _is_number(crf, numbers.Integral) or not 0 <= crf <= 51:
         raise ValueError(f"crf must be a whole number from 0 (no loss) to 51, got {crf!r}.")
+    ticks = None if frame_times_s is None else _ticks(frame_times_s, len(frames_uint8))
     height, width = frames_uint8.shape[1:3]
     even = np.pad(frames_uint8, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    options = {"crf": str(crf)}
+    if ticks is not None:
+        options["bf"] = "0"  # packets in the order of showing: only then a file tells how long its last frame is shown
+        shown_for = dict(zip(ticks.tolist(), [*np.diff(ticks).tolist(), round(TICKS_PER_S / fps)], strict=True))
     with av.open(os.fspath(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
-        stream = file.add_stream(
-            "libx264", rate=Fraction(float(fps)).limit_denominator(1001), options={"crf": str(crf)}
-        )
+        stream = file.add_stream("libx264", rate=Fraction(float(fps)).limit_denominator(1001), options=options)
         stream.height, stream.width = even.shape[1:3]
         stream.pix_fmt = "yuv420p"
         # Conversion is by BT.601; players that are not told so take BT.709 for large videos, and colours shift.
         stream.codec_context.colorspace = Colorspace.SMPTE170M
         stream.codec_context.color_range = ColorRange.MPEG
-        for frame in even:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        file.mux(stream.encode())
+        if ticks is not None:
+            stream.codec_context.time_base = Fraction(1, TICKS_PER_S)
+        for number in range(len(even) + 1):
+            frame = av.VideoFrame.from_ndarray(even[number], format="rgb24") if number < len(even) else None
+            if ticks is not None and frame is not None:
+                frame.pts = int(ticks[number])
+            for packet in stream.encode(frame):
+                if ticks is not None:
+                    packet.duration = shown_for[packet.pts]
+                file.mux(packet)
+
+
+def _ticks(frame_times_s: np.ndarray, num_frames: int) -> np.ndarray:
+    """Time stamps (T,) int64 from 0, in units of 1 / `TICKS_PER_S`."""
+    times_s = np.asarray(frame_times_s, dtype=np.float64)
+    if times_s.shape == (num_frames,) and np.isfinite(times_s).all():
+        ticks = ((times_s - times_s[0]) * TICKS_PER_S).round().astype(np.int64)
+        if (np.diff(ticks) > 0).all():
+            return ticks
+    raise ValueError(f"frame_times_s must be {num_frames} rising numbers of seconds, got {times_s.tolist()}.")
 
 
 @cache

@@ -41,7 +41,14 @@ from .trajectory_postprocessing import (
 )
 from .video_facts import TrajTokVideoMetadata, describe_frames, facts_per_video, flatten_facts
 from .video_inputs import as_source, flatten_videos, frames_to_tensor, is_animation, is_decoder, video_name
-from .video_sources import VideoDecodeError, VideoTimeoutError, is_video_source
+from .video_sources import (
+    MachineError,
+    VideoDecodeError,
+    VideoTimeoutError,
+    is_machine_error,
+    is_video_source,
+    machine_error,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -258,6 +265,8 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
             ValueError: a setting that does not exist or fit, a bad video (VideoDecodeError for files), facts that do
                 not fit the frames, clips of different sizes after resizing, no good video at all (its attribute
                 `failures` lists them), or more than fits into `max_bytes`.
+            MachineError: this machine could not read a video now (full disk, too many open files, no decoder); it is
+                no bad video, and is not skipped.
         """
         settings = self._settings_for_call(kwargs)
         _check_usable(settings["device"])
@@ -332,7 +341,11 @@ class TrajTokVideoProcessor(BaseVideoProcessor):
                 frames, metadata = self._read_source(video, name, fact, settings, deadline)
             else:
                 frames, metadata = self._take_frames(video, name, fact, settings)
+        except MachineError:
+            raise
         except (OSError, EOFError, SyntaxError) as error:  # Pillow reads an opened picture when its pixels are wanted
+            if is_machine_error(error):
+                raise machine_error(name, error) from error
             raise VideoDecodeError(f"{name}: cannot be read ({error}).") from error
         return self._to_pixels(frames, settings, name, deadline), metadata
 

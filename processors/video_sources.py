@@ -9,6 +9,7 @@ A temporary file without a name is removed by the operating system, also when th
 
 import base64
 import contextlib
+import errno
 import functools
 import http.client
 import io
@@ -25,8 +26,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+try:
+    from av import FFmpegError
+except ImportError:
+    FFmpegError = ()
+
 BLOCK_BYTES = 1 << 18
 DISK_RESERVE_BYTES = 256 << 20  # what a copy leaves free
+# Full disk, no memory or process left, too many open files: these say nothing about a video.
+ERRNOS_OF_MACHINES = tuple(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN")
+    if hasattr(errno, name)
+)
 
 
 class VideoDecodeError(ValueError):
@@ -35,6 +47,36 @@ class VideoDecodeError(ValueError):
 
 class VideoTimeoutError(VideoDecodeError):
     """A video took longer than its time limit."""
+
+
+class MachineError(OSError):
+    """This machine cannot decode now, whatever the video; the message says why: full disk, no memory, no decoder."""
+
+
+def is_machine_error(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, speaks of this machine and not of a video.
+
+    FFmpeg's own errors never do: it also reports "out of memory" for files that claim to be enormous.
+    """
+    seen = []
+    while error is not None and error not in seen:
+        if isinstance(error, MachineError):
+            return True
+        is_of_files = isinstance(error, FFmpegError)
+        if not is_of_files and (isinstance(error, MemoryError) or getattr(error, "errno", None) in ERRNOS_OF_MACHINES):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def machine_error(name: str, error: BaseException) -> MachineError:
+    """The error that says that the video called `name` was not read, though nothing is known to be wrong with it."""
+    while error.__cause__ is not None and not isinstance(error, MachineError):
+        error = error.__cause__
+    said = getattr(error, "strerror", None) or str(error) or "it does not fit into memory"
+    said = said.removeprefix(f"{name}: ").rstrip(".")
+    return MachineError(f"{name}: this machine could not read it ({said}). The video may be good: try it again.")
 
 
 @dataclass(frozen=True)
@@ -110,6 +152,7 @@ def open_source(source: VideoSource, deadline: float, max_bytes: int) -> Iterato
 
     Raises:
         VideoDecodeError: missing, unreadable, empty or not a regular file, a text file object, a failed download.
+        MachineError: there is no room for a temporary copy.
         VideoTimeoutError: the download or the file object did not end in time.
     """
     name = source_name(source)
@@ -126,6 +169,8 @@ def open_source(source: VideoSource, deadline: float, max_bytes: int) -> Iterato
             else:
                 file = opened.enter_context(_temporary_file())
                 _copy(_reading(source, name), file, name, deadline, max_bytes)
+        except MachineError:
+            raise
         except OSError as error:
             raise VideoDecodeError(f"{name}: cannot be read ({error.strerror or error}).") from error
         file.seek(0)
@@ -139,7 +184,10 @@ def _is_url(source: object) -> bool:
 
 
 def _temporary_file() -> BinaryIO:
-    return tempfile.TemporaryFile(prefix="trajtok-video-")
+    try:
+        return tempfile.TemporaryFile(prefix="trajtok-video-")
+    except OSError as error:  # on a full disk Python finds no folder for temporary files
+        raise MachineError(f"no temporary file can be made: {error.strerror or error}") from error
 
 
 def _open_regular(source: str | os.PathLike, name: str) -> BinaryIO:
@@ -191,7 +239,7 @@ def _copy(read, file: BinaryIO, name: str, deadline: float, max_bytes: int) -> N
             )
         free = shutil.disk_usage(tempfile.gettempdir()).free
         if free < DISK_RESERVE_BYTES:
-            raise VideoDecodeError(
+            raise MachineError(
                 f"{name}: no room for a temporary copy after {copied / 1e6:.0f} MB ({free / 1e6:.0f} MB are free in "
                 f"{tempfile.gettempdir()}). Set TMPDIR to a larger disk, or save it as a file."
             )
@@ -270,7 +318,7 @@ def _download(url: str, file: BinaryIO, name: str, deadline: float, max_bytes: i
     except TimeoutError as error:
         raise late from error
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        if isinstance(error, VideoDecodeError):
+        if isinstance(error, (VideoDecodeError, MachineError)):
             raise
         if isinstance(getattr(error, "reason", None), TimeoutError):
             raise late from error

@@ -165,13 +165,11 @@ def frames_of_stretch(request: VideoRequest, num_frames: int, timeline: FrameTim
         timeline: of the whole video.
 
     Raises:
-        VideoDecodeError: the video ends before the stretch starts, nobody knows its times, or they go back.
+        VideoDecodeError: the video ends before the stretch starts, or nobody knows its times.
     """
     times_s, duration_s = timeline.frame_times_s, timeline.duration_s
     if times_s is None or duration_s is None:
         raise VideoDecodeError("it has no times, so seconds cannot be found in it")
-    if (np.diff(times_s) < 0).any():
-        raise VideoDecodeError("its time stamps go back; write the file anew with ffmpeg")
     hair_s = min(1e-3, duration_s / timeline.total_num_frames / 4)  # containers round time stamps
     start_s = request.start_s or 0.0
     if start_s >= max(duration_s, times_s[-1] + hair_s):

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from modeling_trajtok import TrajVLMForConditionalGeneration, TrajVLMProcessor
 from modeling_trajtok.processors import FrameTimeline, VideoDecodeError
+from modeling_trajtok.processors.video_sources import is_machine_error
 
 from .benchmark_files import IMAGE_SUFFIXES, VideoFolder
 from .benchmark_run import CheckpointRun
@@ -75,6 +76,8 @@ def read_pictures(request: VideoRequest, num_frames: int, frames_per_second: flo
             with Image.open(files[index]) as picture:
                 frames.append(np.asarray(picture.convert("RGB")))
         except (OSError, UnidentifiedImageError) as error:
+            if is_machine_error(error):
+                raise
             raise VideoDecodeError(f"{files[index]}: not a picture that can be read ({error}).") from error
     if len({frame.shape for frame in frames}) > 1:
         raise VideoDecodeError(f"{request.path}: its pictures differ in size, expected frames of one video.")
@@ -249,9 +252,9 @@ class QuestionRun(CheckpointRun):
             decoder = {"backend": own.decoder_backend, "timeout_s": own.decode_timeout_s}
             decoded = decode_stretch(request, self.num_frames, **decoder)
             frames, times_s = decoded.frames_uint8, decoded.frame_times_s
-        # Times in prompts count from the beginning of the stretch.
-        rate = (len(times_s) - 1) / (times_s[-1] - times_s[0]) if len(times_s) > 1 else 1.0
-        return frames, {"do_sample_frames": False, "video_metadata": [{"fps": float(rate)}]}
+        # Times in prompts count from the beginning of the stretch, at which the first frame may have been on show.
+        times_s = np.maximum(times_s - (request.start_s or 0.0), 0.0)
+        return frames, {"do_sample_frames": False, "video_metadata": [{"frame_times_s": times_s}]}
 
     def _answer(self, questions: Sequence[VideoQuestion], prompts: Sequence[VideoPrompt]) -> list[dict]:
         """What to keep of each answer; open-ended questions are always generated."""

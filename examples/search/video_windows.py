@@ -51,15 +51,10 @@ def window_edges(timeline: FrameTimeline, window_seconds: float) -> np.ndarray:
 
     A window has the frames that appear within its seconds, by their time stamps. Where a picture is held beyond its
     window, the windows in which nothing appears belong to that one. A video without times is one window.
-
-    Raises:
-        VideoDecodeError: if the time stamps go back.
     """
     total, times_s, duration_s = timeline.total_num_frames, timeline.frame_times_s, timeline.duration_s
     if times_s is None or duration_s is None:
         return np.array([0, total])
-    if (np.diff(times_s) < 0).any():
-        raise VideoDecodeError("its time stamps go back; write the file anew with ffmpeg")
     count = max(1, math.ceil(duration_s / window_seconds - SHORTEST_TAIL))
     # A hair back, so that 4 s at 25 fps is frame 100 despite rounding; containers may round to milliseconds.
     hair_s = min(1e-3, duration_s / total / 4)
@@ -100,7 +95,7 @@ def read_windows(
         def choose_frames(timeline: FrameTimeline, chosen=chosen, first=first, count=count) -> np.ndarray:
             nonlocal edges, spans_s
             total = timeline.total_num_frames
-            if edges is None:
+            if first == 0:  # the last timeline is right if the decoder finds another one on the way
                 edges = window_edges(timeline, window_seconds)
                 spans_s = _times_of(edges, timeline)
             if edges[-1] != total:
@@ -124,8 +119,7 @@ def _times_of(edges: np.ndarray, timeline: FrameTimeline) -> np.ndarray:
     if timeline.frame_times_s is None:
         return np.zeros(len(edges))
     times_s = timeline.frame_times_s
-    end_s = times_s[-1] if timeline.duration_s is None else max(timeline.duration_s, times_s[-1])
-    return np.append(times_s[edges[:-1]], end_s)
+    return np.append(times_s[edges[:-1]], times_s[-1] if timeline.duration_s is None else timeline.duration_s)
 
 
 def _window(video: DecodedVideo, span_s: list[float], indices: np.ndarray) -> VideoWindow:

@@ -38,7 +38,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with telling_full_disk(path):
+            part.touch()
+            mode = part.stat().st_mode
             write(part)
+            part.chmod(mode)  # some libraries keep what they write from other users
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             part.replace(path)

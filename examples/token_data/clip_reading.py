@@ -1,7 +1,8 @@
 """Clips as a model reads them: whole videos, or one window after the other.
 
 In:   videos of a source, a processor
-Out:  `Clip`s, decoded by the loader's processes; of a video that cannot be read one that says why
+Out:  `Clip`s, decoded by the loader's processes; of a video that cannot be read one that says why; of a machine that
+      cannot read, one that says so, and nothing more
 From: video_lists     To: tokenize_dataset.py
 """
 
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from search.video_windows import read_windows
+from storage import one_line
 from torch.utils.data import IterableDataset, get_worker_info
 
 from modeling_trajtok import TrajTokVideoProcessor
@@ -23,18 +25,21 @@ class Clip(NamedTuple):
     Attributes:
         name: of the video.
         window: how many windows of the video come before it.
-        inputs: ``pixel_values_videos`` (1, T, 3, H_px, W_px) and ``frame_valid`` (1, T); None: the video is bad.
+        inputs: ``pixel_values_videos`` (1, T, 3, H_px, W_px) and ``frame_valid`` (1, T) as arrays, which pass between
+            processes without shared memory, which may be full; None: the video could not be read.
         facts: ``height`` and ``width`` of the source in pixels, ``frame_times_s``.
         is_last: nothing of this video follows.
-        error: why it cannot be read.
+        error: why it could not be read.
+        is_bad: the video is to blame for that, and not this machine.
     """
 
     name: str
     window: int
-    inputs: dict | None
+    inputs: dict[str, np.ndarray] | None
     facts: dict
     is_last: bool
     error: str = ""
+    is_bad: bool = False
 
 
 class ClipReader(IterableDataset):
@@ -73,16 +78,16 @@ class ClipReader(IterableDataset):
             name = self.videos.names[index]
             try:
                 yield from self._clips(name, index)
-            except (ValueError, OSError) as error:
-                yield Clip(name, 0, None, {}, True, " ".join(str(error).split()))
+            except ValueError as error:
+                yield Clip(name, 0, None, {}, True, one_line(error), is_bad=True)
+            except (OSError, MemoryError) as error:
+                yield Clip(name, 0, None, {}, True, one_line(error))
+                return
 
     def _clips(self, name: str, index: int) -> Iterator[Clip]:
         """The clips of a video, told apart from the last one by looking ahead."""
-        before, end_s = None, float("-inf")
+        before = None
         for window, (inputs, facts) in enumerate(self._inputs(self.videos.video(index))):
-            if not (np.diff(facts["frame_times_s"], prepend=end_s) >= 0).all():
-                raise ValueError(f"{name}: its time stamps go back. Write the file anew with ffmpeg.")
-            end_s = facts["frame_times_s"][-1]
             if before is not None:
                 yield before
             before = Clip(name, window, inputs, facts, False)
@@ -90,7 +95,7 @@ class ClipReader(IterableDataset):
 
     def _inputs(self, video: str | bytes) -> Iterator[tuple[dict, dict]]:
         if self.window_seconds is None:
-            inputs = dict(self.processor(video, return_tensors="pt", return_metadata=True))
+            inputs = dict(self.processor(video, return_tensors="np", return_metadata=True))
             [facts] = inputs.pop("video_metadata")
             yield inputs, {name: facts[name] for name in ("height", "width", "frame_times_s")}
             return
@@ -98,6 +103,6 @@ class ClipReader(IterableDataset):
         decoder = {"backend": self.processor.decoder_backend, "timeout_s": self.processor.decode_timeout_s}
         for windows in read_windows(video, self.window_seconds, *frames, **decoder):
             for window in windows:
-                inputs = dict(self.processor([window.frames_uint8], do_sample_frames=False, return_tensors="pt"))
+                inputs = dict(self.processor([window.frames_uint8], do_sample_frames=False, return_tensors="np"))
                 height, width = window.frames_uint8.shape[1:3]
                 yield inputs, {"height": height, "width": width, "frame_times_s": window.frame_times_s}

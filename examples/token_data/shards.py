@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, load_dataset
@@ -175,7 +176,11 @@ def open_tokens(folder: str | Path, checkpoint: str | PreTrainedModel | None = N
                 f"The tokens in {folder} were made with {made_with['name']}, the model is {reader['name']}: {told} "
                 "make the tokens. Tokenize the videos with it, or load the model that made them."
             )
-    return load_dataset("parquet", data_files=shards, split="train").sort(["name", "window"])
+    rows = load_dataset("parquet", data_files=shards, split="train")
+    # `Dataset.sort` tells pyarrow in a deprecated way where empty values go.
+    keys = rows.select_columns(["name", "window"]).with_format("arrow")[:]
+    order = pc.sort_indices(keys, [("name", "ascending"), ("window", "ascending")])
+    return rows.select(order.to_numpy().astype(np.int64))
 
 
 def collate_tokens(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from storage import write_text, write_whole
 from modeling_trajtok.processors.frame_decoding import decode_video
 from modeling_trajtok.processors.frame_sampling import FrameTimeline
 from modeling_trajtok.processors.trajectory_drawing import trajectory_colours, write_video
+from modeling_trajtok.processors.video_sources import is_machine_error
 
 from .clip_record import ClipRecord
 
@@ -51,10 +52,12 @@ def require(path: Path, what: str) -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Reading errors of any library become a ValueError that names the file."""
+    """Reading errors of any library become a ValueError that names the file; the machine's own stay what they are."""
     try:
         yield
     except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        if is_machine_error(error):
+            raise
         raise ValueError(f"{path} cannot be read, it is damaged or of another kind: {error}") from error
 
 
@@ -217,7 +220,8 @@ def write_clip_video(record: ClipRecord, path: Path) -> None:
     height, width = record.frames_uint8.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"{path}: H.264 video needs even sides, got {height} x {width} pixels. Crop the clip by one.")
-    write_whole(path, lambda part: write_video(part, record.frames_uint8, fps=record.fps))
+    times_s = record.frame_times_s
+    write_whole(path, lambda part: write_video(part, record.frames_uint8, record.fps, frame_times_s=times_s))
 
 
 def videos_of(folder: Path) -> list[str]:

@@ -125,6 +125,17 @@ def test_the_files_of_a_video_agree_with_each_other(run, clip, checkpoint, tmp_p
     assert Image.open(out / "contact_sheet.png").width > 4 * 240
 
 
+def test_an_overlay_holds_what_the_video_holds(run, tmp_path):
+    frames = render_world(0, 0, WorldConfig(num_frames=4, height=48, width=80)).frames_uint8
+    times_s = np.array([0.0, 0.1, 0.2, 2.0])
+    write_video(tmp_path / "held.mp4", frames, 10, frame_times_s=times_s)
+    assert run(tmp_path / "held.mp4") == 0
+    manifest, overlay = manifest_in(tmp_path / "out"), decode_video(tmp_path / "out" / "overlay.mp4")
+    np.testing.assert_allclose(manifest["frame_times_s"], times_s, atol=1e-6)
+    # 1.5 frames per second are shown as 4.
+    np.testing.assert_allclose(overlay.frame_times_s, times_s * 1.5 / 4, atol=1e-4)
+
+
 def test_size_of_two_numbers_is_height_and_width(run, clip, tmp_path):
     assert run(clip("clip.mp4"), "--size", "96x64") == 0
     assert load_file(tmp_path / "out" / "tokens.safetensors")["trajectory_ids"].shape == (4, 24, 16)

@@ -253,8 +253,8 @@ def test_files_that_are_wrong_say_what_was_expected(tmp_path):
 # --- videos ----------------------------------------------------------------------------------------------------------
 
 
-def save_video(path, seed, frames=20):
-    """An mp4 of 2 s at 10 frames per second: a square on a background, both in colours of the seed."""
+def save_video(path, seed, frames=20, times_s=None):
+    """An mp4 of 2 s at 10 frames per second: a square on a background, both in colours of the seed; or of times."""
     rng = np.random.default_rng(seed)
     back, square = rng.integers(0, 256, (2, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +264,9 @@ def save_video(path, seed, frames=20):
         for number in range(frames):
             picture = np.broadcast_to(back, (48, 64, 3)).copy()
             picture[10:30, 2 * number : 2 * number + 20] = square
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = number if times_s is None else round(times_s[number] * FPS)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
@@ -704,18 +706,35 @@ def test_a_folder_of_pictures_is_a_video(run, tmp_path):
     assert re.search(r"ends at 3\.0 s, before the stretch from 9 s", record["failures"][0]["error"])
 
 
-def test_times_in_prompts_count_from_the_stretch(run, questions, vlm_config, vlm_tokenizer, tmp_path, monkeypatch):
-    model = save_model(tmp_path / "timed", vlm_config, vlm_tokenizer, use_timestamps=True)
-    seen, original = [], question_run.video_prompts
-    monkeypatch.setattr(
-        question_run, "video_prompts", lambda *args, **kwargs: seen.append(original(*args, **kwargs)) or seen[-1]
-    )
-    run(questions, model=model)
-    times = [
-        re.findall(r"<([\d.-]+)seconds>", vlm_tokenizer.decode(one[0].input_ids).replace(" ", "")) for one in seen
-    ]
-    # Frames 2, 7, 12 and 17 of the videos, in chunks of 3; frames 10, 13, 15 and 18, counted from 10, at equal steps.
-    assert times == [["0.2-1.2", "1.7-1.7"]] * 2 + [["0.0-0.5", "0.8-0.8"]]
+@pytest.fixture
+def prompted_times(run, vlm_config, vlm_tokenizer, tmp_path, monkeypatch):
+    """prompted_times(questions) -> of each video that was encoded, the times in the prompts about it."""
+
+    def times_of(data):
+        model = save_model(tmp_path / "timed", vlm_config, vlm_tokenizer, use_timestamps=True)
+        seen, original = [], question_run.video_prompts
+        monkeypatch.setattr(
+            question_run, "video_prompts", lambda *args, **kwargs: seen.append(original(*args, **kwargs)) or seen[-1]
+        )
+        run(data, model=model)
+        texts = [vlm_tokenizer.decode(one[0].input_ids).replace(" ", "") for one in seen]
+        return [re.findall(r"<([\d.-]+)seconds>", text) for text in texts]
+
+    return times_of
+
+
+def test_times_in_prompts_count_from_the_stretch(prompted_times, questions):
+    # Frames 2, 7, 12 and 17 of the videos, in chunks of 3; frames 10, 13, 15 and 18, counted from 10.
+    assert prompted_times(questions) == [["0.2-1.2", "1.7-1.7"]] * 2 + [["0.0-0.5", "0.8-0.8"]]
+
+
+def test_times_in_prompts_about_a_stretch_are_those_of_its_frames(prompted_times, tmp_path):
+    """A picture is held from 0.3 s to 4 s; the stretches have frames 0, 2, 4, 6, and the held one and two more."""
+    times_s = [0.0, 0.1, 0.2, 0.3, 4.0, 4.1, 4.2, 4.3]
+    save_video(tmp_path / "videos" / "clip0.mp4", 0, frames=8, times_s=times_s)
+    asked = {"video": "clip0", "question": "how many ?", "choices": ["two", "three"], "answer": "A"}
+    data = write(tmp_path / "held.json", [{**asked, "start": 0, "end": 4.4}, {**asked, "start": 2, "end": 4.15}])
+    assert prompted_times(data) == [["0.0-4.0", "4.2-4.2"], ["0.0-2.1"]]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import search_videos
 import torch
 from evaluation.checkpoint_limits import WORLDS_ONLY_NOTE
-from evaluation.embedding_cache import VideoRequest, decode_stretch, frames_of_stretch
+from evaluation.embedding_cache import VideoRequest, decode_stretch
 from PIL import Image
 from search import answer_sheet, video_windows
 from search.answer_sheet import Answer, highlight
@@ -162,11 +162,6 @@ def test_seconds_of_a_stretch_go_by_time_stamps(held_picture):
     assert read(None, None, num_frames=2) == [2, 8]
     with pytest.raises(VideoDecodeError, match="before the stretch from 7 s"):
         read(7.0, 8.0)
-    back = FrameTimeline(4, np.array([0.0, 0.1, 0.0, 0.1]), 0.2)
-    with pytest.raises(VideoDecodeError, match="go back"):
-        frames_of_stretch(VideoRequest("a", None, 0.0, 0.1), 2, back)
-    with pytest.raises(VideoDecodeError, match="go back"):
-        window_edges(back, 0.1)
 
 
 def test_windows_of_a_long_video_come_some_at_a_time_with_the_right_frames(tmp_path):
@@ -199,6 +194,23 @@ def test_a_file_whose_length_is_told_differently_is_refused(tmp_path, monkeypatc
     monkeypatch.setattr(video_windows, "decode_video", shrinking)
     with pytest.raises(VideoDecodeError, match=r"long\.mp4: 60 frames were found first, now 59"):
         list(read_windows(path, 0.5, 2, "middle", timeout_s=60.0))
+
+
+def test_windows_follow_the_timeline_that_decoding_finds(tmp_path, monkeypatch):
+    """A decoder that cannot trust the packets of a file asks again, with the timeline of its pictures."""
+    path, decode = tmp_path / "clip.mp4", video_windows.decode_video
+    write_video(path, np.zeros((12, 32, 32, 3), np.uint8), fps=10)
+
+    def correcting(source, choose_frames, **options):
+        def choose(timeline):
+            choose_frames(FrameTimeline.at_rate(20, 10.0))
+            return choose_frames(timeline)
+
+        return decode(source, choose, **options)
+
+    monkeypatch.setattr(video_windows, "decode_video", correcting)
+    [[window]] = list(read_windows(path, 4.0, 2, "middle", timeout_s=60.0))
+    assert (window.start_s, window.end_s, window.frame_indices.tolist()) == (0.0, pytest.approx(1.2), [2, 8])
 
 
 @torch.no_grad()

@@ -76,6 +76,13 @@ def test_a_file_is_whole_or_what_it_was(tmp_path):
     assert [found.name for found in path.parent.iterdir()] == ["file.txt"]
 
 
+def test_others_may_read_a_file_of_any_library(tmp_path):
+    (tmp_path / "plain").touch()
+    path = tmp_path / "tensors.safetensors"
+    write_whole(path, lambda part: save_file({"a": torch.zeros(1)}, part))
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_writers_of_one_file_do_not_meet(tmp_path):
     """Each has written half when the other one begins."""
     path = tmp_path / "file.txt"

@@ -72,6 +72,13 @@ def test_what_is_written_is_read(tmp_path, record, layout):
 
 
 @pytest.mark.parametrize("layout", WRITABLE)
+def test_a_held_frame_stays_held(tmp_path, record, layout):
+    record.frame_times_s = np.array([0.0, 0.1, 0.2, 3.0, 3.1])
+    write_clip(record, tmp_path, layout)
+    assert_same_clip(open_dataset(tmp_path)[0], record)
+
+
+@pytest.mark.parametrize("layout", WRITABLE)
 def test_some_frames_are_those_of_the_whole_clip(tmp_path, record, layout):
     write_clip(record, tmp_path, layout)
     whole, some = open_dataset(tmp_path)[0], open_dataset(tmp_path, num_frames=3)[0]
@@ -518,6 +525,26 @@ def test_a_full_disk_ends_the_rendering_cleanly(tmp_path, layout):
     assert make_worlds.main(arguments) == 0
     dataset = open_dataset(out)
     assert len(dataset) == 2 and dataset[1].frames_uint8.shape == (4, 64, 64, 3)
+
+
+@pytest.mark.parametrize("layout", ["worlds", "sidecars"])
+def test_too_many_open_files_are_no_fault_of_a_clip(tmp_path, layout):
+    """A training that leaves bad clips out must not remember this one as bad."""
+    assert make_worlds.main([*worlds_command(tmp_path, 1)[2:], "--layout", layout]) == 0
+    dataset = open_dataset(tmp_path)
+    (limit, most), taken = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 10, most))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(OSError, match="Too many open files"):
+            dataset[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+        for descriptor in taken:
+            os.close(descriptor)
+    assert len(dataset[0].frames_uint8) == 4
 
 
 # --- manifests -------------------------------------------------------------------------------------------------------

@@ -1,12 +1,16 @@
 """Published folders of every kind: whatever works with this package works without it, and so does their card."""
 
 import json
+import os
+import resource
 import shutil
+import sys
 
 import pytest
 import transformers
 from huggingface_hub import ModelCard
 from publish_to_hub import build_repository, main
+from storage import folder_lock, folder_locks
 
 from .test_remote_code import run_as_a_stranger
 
@@ -158,6 +162,35 @@ def test_a_card_says_what_its_publisher_knows(save_checkpoint, tmp_path):
     assert main([*arguments, "--about", str(notes)]) == 0
     card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
     assert "Trained on *my* clips." in card and "has not told" not in card
+
+
+def test_one_process_at_a_time_writes_the_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(folder_locks, "PATIENCE_S", 0.1)
+    arguments = ["checkpoints/trajtok-tiny", "org/mine", "--dry-run", "--out", str(tmp_path / "hub")]
+    with folder_lock(tmp_path / "hub"):
+        assert main(arguments) == 1
+    assert f"{tmp_path / 'hub'} is in use by another process. Wait" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "hub").iterdir()] == [".lock"]
+    assert main(arguments) == 0
+    assert ".lock" not in capsys.readouterr().out
+
+
+def test_a_full_disk_is_told_on_one_line(tmp_path):
+    """A limit on the size of files stands for the disk: there is room for the code, but not for the weights."""
+    arguments = ["checkpoints/trajtok-tiny", "org/mine", "--dry-run", "--out", str(tmp_path / "hub")]
+    process = os.fork()
+    if not process:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        sys.stderr = (tmp_path / "told.txt").open("w", buffering=1)
+        status = 99  # an error that `main` does not catch
+        try:
+            status = main(arguments)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 1
+    [error] = [line for line in (tmp_path / "told.txt").read_text().splitlines() if line.startswith("error: ")]
+    assert "hub cannot be written: there is no room for it" in error and "start the same command again" in error
+    assert main(arguments) == 0
 
 
 @pytest.mark.parametrize("kind", ["trajvlm_base", "adapter of PEFT"])

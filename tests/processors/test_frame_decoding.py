@@ -16,7 +16,7 @@ from PIL import Image
 from modeling_trajtok.processors import decoder_backends, frame_decoding
 from modeling_trajtok.processors.frame_decoding import BACKEND_ORDER, decode_video, usable_backends
 from modeling_trajtok.processors.frame_sampling import sample_frame_indices
-from modeling_trajtok.processors.video_sources import VideoDecodeError, VideoTimeoutError
+from modeling_trajtok.processors.video_sources import MachineError, VideoDecodeError, VideoTimeoutError
 
 
 def only(*indices):
@@ -394,7 +394,7 @@ def test_installed_but_broken_is_not_usable(monkeypatch):
     frame_decoding._passes_probe.cache_clear()
     try:
         assert not frame_decoding._passes_probe("torchcodec")
-        with pytest.raises(ValueError, match="cannot load its libraries"):
+        with pytest.raises(MachineError, match="cannot load its libraries; use decoder_backend='auto'"):
             decode_video(frame_decoding.PROBE_CLIP, backend="torchcodec")
         assert decode_video(frame_decoding.PROBE_CLIP).backend == "pyav"
     finally:

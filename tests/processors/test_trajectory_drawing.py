@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_trajtok.processors import decode_video
 from modeling_trajtok.processors.trajectory_drawing import (
     COLOUR_OF_NONE,
     NUM_COLOURS,
@@ -180,6 +181,21 @@ def test_a_video_keeps_its_frames_at_even_sizes(tmp_path, clip, height, width):
         found = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(stream)])
     assert found.shape == (3, height + height % 2, width + width % 2, 3)
     assert np.abs(found[:, :height, :width].astype(int) - frames).mean() < 6
+
+
+def test_a_video_shows_its_frames_at_their_times(tmp_path, clip):
+    frames, times_s = (
+        np.concatenate([draw_overlay(*clip, alpha=1.0)] * 3),
+        np.array([2.0, 2.1, 2.2, 6.7, 6.8, 6.9, 7.0, 7.1, 7.2]),
+    )
+    write_video(tmp_path / "clip.mp4", frames, fps=10, frame_times_s=times_s)
+    found = decode_video(tmp_path / "clip.mp4")
+    np.testing.assert_allclose(found.frame_times_s, times_s - 2.0, atol=1e-4)
+    assert found.duration_s == pytest.approx(5.3, abs=1e-3)
+    assert np.abs(found.frames_uint8.astype(int) - frames).mean() < 6
+    for wrong in (times_s[:3], times_s[::-1], np.full(9, np.nan)):
+        with pytest.raises(ValueError, match="frame_times_s must be 9 rising numbers of seconds"):
+            write_video(tmp_path / "clip.mp4", frames, fps=10, frame_times_s=wrong)
 
 
 def test_what_does_not_fit_is_refused(tmp_path, clip):
