@@ -21,8 +21,7 @@ import time
 from collections.abc import Sequence
 
 import torch
-from evaluation.measuring import PeakMemory, seconds_of
-from torch.utils.flop_counter import FlopCounterMode
+from evaluation.measuring import PeakMemory, flops_of, seconds_of
 from tqdm import tqdm
 
 from modeling_trajtok import TrajTokConfig, TrajTokModel
@@ -69,9 +68,7 @@ def measure(frames: int, settings: argparse.Namespace) -> dict:
         seconds = seconds_of(run, 3, device)
     flops = None
     if not settings.long and frames <= 16:
-        with FlopCounterMode(display=False) as counter:
-            model(pixels)
-        flops = counter.get_total_flops()
+        flops = flops_of(lambda: model(pixels))
     return {
         "frames": frames,
         "seconds": seconds,

@@ -19,8 +19,8 @@ def check_keywords(model: nn.Module, unknown: dict) -> None:
         reject_misspelt(f"{type(model).__name__}.forward", unknown, inspect.signature(model.forward).parameters)
 
 
-def check_task_keywords(model: nn.Module, part: nn.Module, unknown: dict) -> None:
-    """As `check_keywords`, for a model that passes what it does not know itself on to a part of it."""
+def check_task_keywords(model: nn.Module, part: type[nn.Module], unknown: dict) -> None:
+    """As `check_keywords`, for a model that passes what it does not know itself on to a part of this class."""
     known = {*inspect.signature(model.forward).parameters, *inspect.signature(part.forward).parameters}
     reject_misspelt(f"{type(model).__name__}.forward", set(unknown) - known, known)
 

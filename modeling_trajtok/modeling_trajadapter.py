@@ -503,7 +503,7 @@ class TrajAdapterForVideoClassification(TrajAdapterPreTrainedModel):
             `TrajAdapterClassifierOutput`.
         """
         pixel_values_videos = check_pixel_names(type(self).__name__, pixel_values_videos, pixel_values)
-        check_task_keywords(self, self.adapter, kwargs)
+        check_task_keywords(self, TrajAdapterModel, kwargs)
         output = self.adapter(
             pixel_values_videos,
             frame_valid,

@@ -308,8 +308,8 @@ class TrajViT2VideoModel(TrajViT2PreTrainedModel):
             frame_valid,
             trajectory_embeds,
             token_valid,
-            output_hidden_states,
-            output_attentions,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             return_dict=True,
             **trajtok_inputs,
         )
@@ -381,8 +381,8 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
             frame_valid,
             trajectory_embeds,
             token_valid,
-            output_hidden_states,
-            output_attentions,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             return_dict=True,
             **trajtok_inputs,
         )
@@ -450,7 +450,7 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
         Raises:
             ValueError: for missing or contradicting inputs, or inputs of the wrong shape, type or range.
         """
-        check_task_keywords(self, self.video_model.trajtok, trajtok_inputs)
+        check_task_keywords(self, TrajTokModel, trajtok_inputs)
         if input_ids is None:
             raise ValueError(
                 "TrajViT2Model got no input_ids, expected videos and texts. Use get_video_features alone."
@@ -572,14 +572,14 @@ class TrajViT2ForVideoClassification(TrajViT2PreTrainedModel):
             `TrajViT2ClassifierOutput`.
         """
         pixel_values_videos = check_pixel_names(type(self).__name__, pixel_values_videos, pixel_values)
-        check_task_keywords(self, self.video_model.trajtok, trajtok_inputs)
+        check_task_keywords(self, TrajTokModel, trajtok_inputs)
         output = self.video_model(
             pixel_values_videos,
             frame_valid,
             trajectory_embeds,
             token_valid,
-            output_hidden_states,
-            output_attentions,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             return_dict=True,
             **check_targets(type(self).__name__, target_trajectory_ids, trajtok_inputs),
         )

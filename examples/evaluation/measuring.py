@@ -1,7 +1,7 @@
-"""Time and memory of a call.
+"""Time, memory and arithmetic of a call.
 
 In:   a function; the process
-Out:  seconds, bytes
+Out:  seconds, bytes, FLOPs
 To:   benchmark_tokenizer.py, experiment.costs
 """
 
@@ -11,6 +11,24 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+# PyTorch before 2.15 leaves attention on CPUs out of its count. Formulas are called with shapes in place of tensors.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(gradient, query, key, value)
+    ),
+}
+
+
+def flops_of(call: Callable[[], object]) -> int:
+    """FLOPs of matrix products, convolutions and attention in a call."""
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        call()
+    return counter.get_total_flops()
 
 
 def seconds_of(run: Callable[[], object], repeats: int, device: str) -> float:

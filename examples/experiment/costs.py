@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from evaluation.measuring import PeakMemory, seconds_of
+from evaluation.measuring import PeakMemory, flops_of, seconds_of
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from training.contrastive_training import ContrastiveTraining
 from trajectory_data import ClipRecord
 
@@ -38,13 +37,6 @@ def training_flops(module: ContrastiveTraining, batches: Sequence[dict[str, Tens
         flops -= flops_of(lambda videos=videos: look(videos))
     module.zero_grad()
     return flops / len(batches)
-
-
-def flops_of(call: Callable[[], object]) -> int:
-    """FLOPs of matrix products, convolutions and attention in a call."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
 
 
 def inference_costs(build: Callable[[], TrajViT2Model], clips: Sequence[ClipRecord]) -> dict[str, float]:

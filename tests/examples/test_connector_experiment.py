@@ -75,7 +75,7 @@ def test_trajectories_read_their_own_patches(vlm_config):
     features, queries = torch.randn(1, GRID.num_patches, 8), torch.randn(1, 6, vlm_config.trajtok_config.hidden_size)
     ids = torch.randint(0, 5, (1, GRID.num_patches))
     changed = features + (ids == 2).unsqueeze(-1) * torch.randn_like(features)
-    changed[:, -1] = features[:, -1]  # the last patch is read by all
+    changed[:, -2:] = features[:, -2:]  # the last two patches are read by all
     with torch.no_grad():
         before, after = (connector(one, ids, queries, GRID) for one in (features, changed))
     moved = (before - after).abs().amax(dim=-1)[0] > 1e-6
