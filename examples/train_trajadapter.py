@@ -105,7 +105,7 @@ def evaluate(
     for index in tqdm(range(len(clips)), desc="held-out clips", leave=False):
         try:
             clip = clips[index]
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             if not recipe.held_out.skip_bad:
                 raise ValueError(f"{error} Set held_out.skip_bad=true to leave out what cannot be read.") from error
             tqdm.write(f"left out: {error}")
