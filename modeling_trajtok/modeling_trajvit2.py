@@ -252,7 +252,7 @@ class TrajViT2TextTower(TrajViT2PreTrainedModel):
             output.pooler_output = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         elif self.pooling == "last":
             last = (valid * torch.arange(1, valid.shape[1] + 1, device=valid.device)).argmax(dim=1)
-            output.pooler_output = states[torch.arange(len(states), device=states.device), last]
+            output.pooler_output = states[torch.arange(states.shape[0], device=states.device), last]
         return output
 
 
@@ -478,7 +478,7 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
         logits_per_video = video_embeds @ text_embeds.t() / temperature
         losses = {}
         if return_loss:
-            self._check_pairs(len(video_embeds), len(text_embeds), idx, text_idx)
+            self._check_pairs(video_embeds.shape[0], text_embeds.shape[0], idx, text_idx)
             losses["contrastive_loss"] = contrastive_loss(
                 video_embeds, text_embeds, temperature, idx, text_idx, over_processes=self.training
             )
