@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_trajadapter import TrajAdapterConfig
 from .grid_ops import GridSize
+from .perceiver_trajtok import checkpoint_input
 
 # Frames that go through an image model at a time at inference.
 FRAMES_AT_A_TIME = 16
@@ -313,6 +314,8 @@ class PatchBackbone(PreTrainedModel):
         batch, frames = pixel_values_videos.shape[:2]
         pixels, per_call = self._prepare(pixel_values_videos), self._frames_per_call(frames)
         calls = pixels.unflatten(1, (-1, per_call)).flatten(0, 1)
+        if self.training and self.model.is_gradient_checkpointing:
+            calls = checkpoint_input(self.model, calls)
         if torch.compiler.is_compiling():
             outputs = [self._run(calls, records)]
             layout = self._traced_layout(outputs[0].last_hidden_state, tuple(calls.shape[1:]))
