@@ -391,7 +391,7 @@ class TrajAdapterModel(TrajAdapterPreTrainedModel):
         frame_valid = F.pad(frame_valid, (0, missing))
         last = frame_valid.sum(dim=1, keepdim=True) - 1
         frames = torch.arange(frame_valid.shape[1], device=pixels.device).minimum(last)
-        return pixels[torch.arange(len(pixels), device=pixels.device).unsqueeze(1), frames], frame_valid
+        return pixels[torch.arange(pixels.shape[0], device=pixels.device).unsqueeze(1), frames], frame_valid
 
     def _pool(self, tokens: Tensor, valid: Tensor | None) -> TrajAdapterOutput:
         if self.pooler.gradient_checkpointing and self.training:

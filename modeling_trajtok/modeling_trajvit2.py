@@ -6,6 +6,7 @@ From: modeling_trajtok, processors     To: retrieval, zero-shot and fine-tuned c
 Paper: arXiv 2602.22779     Official: trajvit.py (``SimpleTrajViTV2``), vindlu.py (``SegmentCLIP``)
 """
 
+from contextlib import ExitStack
 from typing import ClassVar
 
 import torch
@@ -242,7 +243,15 @@ class TrajViT2TextTower(TrajViT2PreTrainedModel):
                 f"TrajViT2 got texts of {input_ids.shape[1]} tokens, expected at most {limit}. Pass truncation=True "
                 "to the processor."
             )
-        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **{**kwargs, "return_dict": True})
+        with ExitStack() as hooks:
+            if self.training and self.encoder.is_gradient_checkpointing:
+                hook = self.get_input_embeddings().register_forward_hook(
+                    lambda module, args, states: checkpoint_input(self.encoder, states)
+                )
+                hooks.callback(hook.remove)
+            output = self.encoder(
+                input_ids=input_ids, attention_mask=attention_mask, **{**kwargs, "return_dict": True}
+            )
         states = output.last_hidden_state
         valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.pooling == "cls":
@@ -252,7 +261,7 @@ class TrajViT2TextTower(TrajViT2PreTrainedModel):
             output.pooler_output = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         elif self.pooling == "last":
             last = (valid * torch.arange(1, valid.shape[1] + 1, device=valid.device)).argmax(dim=1)
-            output.pooler_output = states[torch.arange(len(states), device=states.device), last]
+            output.pooler_output = states[torch.arange(states.shape[0], device=states.device), last]
         return output
 
 
@@ -478,7 +487,7 @@ class TrajViT2Model(TrajViT2PreTrainedModel):
         logits_per_video = video_embeds @ text_embeds.t() / temperature
         losses = {}
         if return_loss:
-            self._check_pairs(len(video_embeds), len(text_embeds), idx, text_idx)
+            self._check_pairs(video_embeds.shape[0], text_embeds.shape[0], idx, text_idx)
             losses["contrastive_loss"] = contrastive_loss(
                 video_embeds, text_embeds, temperature, idx, text_idx, over_processes=self.training
             )

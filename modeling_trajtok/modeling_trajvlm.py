@@ -384,7 +384,7 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
                 f"{pixels.shape[0]} videos of {pixels.shape[1]} frames."
             )
         chunks = cut_into_chunks(pixels, frame_valid, self.config.frames_per_chunk)
-        step = len(chunks.pixels)
+        step = chunks.pixels.shape[0]
         if not torch.is_grad_enabled():
             step = max(1, FRAMES_AT_A_TIME // chunks.pixels.shape[1])
         steps = zip(chunks.pixels.split(step), chunks.frame_valid.split(step), strict=True)
@@ -407,11 +407,11 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
 
     def _select(self, num_patches: Tensor) -> Tensor:
         """Which trajectories of a video become tokens, given how many patches each has (chunks * K,): their places."""
-        places = torch.arange(len(num_patches), device=num_patches.device)
+        places = torch.arange(num_patches.shape[0], device=num_patches.device)
         if self.config.token_selection == "valid":
             places = places[num_patches > 0]
         budget = self.config.max_trajectory_tokens
-        if budget is not None and len(places) > budget:
+        if budget is not None and places.shape[0] > budget:
             largest = num_patches[places].argsort(descending=True, stable=True)[:budget]
             places = places[largest.sort().values]
         return places
@@ -425,7 +425,7 @@ class TrajVLMModel(TrajVLMPreTrainedModel):
             videos = self.vision_tower(pixels, frame_valid, tokens_per_trajectory=1, return_dict=True, **layers)
             return self.grouping(videos), videos
         patches, grid = self._vision_patches(pixels, layers)
-        features = patches.last_hidden_state.reshape(len(pixels), grid.num_patches, -1)
+        features = patches.last_hidden_state.reshape(pixels.shape[0], grid.num_patches, -1)
         return self.grouping(self._segmenter_pixels(pixels), features, grid, frame_valid, return_dict=True), patches
 
     def _vision_patches(self, pixels: Tensor, layers: dict) -> tuple[ModelOutput, GridSize]:

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_trajadapter import TrajAdapterConfig
 from .grid_ops import GridSize
+from .perceiver_trajtok import checkpoint_input
 
 # Frames that go through an image model at a time at inference.
 FRAMES_AT_A_TIME = 16
@@ -92,7 +93,7 @@ def flat_patches(images: Tensor, side_px: int) -> dict[str, Tensor]:
     patches = patches.permute(0, 4, 2, 3, 1).flatten(2)
     return {
         "pixel_values": patches,
-        "spatial_shapes": torch.tensor([[rows, columns]], device=images.device).expand(len(images), -1),
+        "spatial_shapes": torch.tensor([[rows, columns]], device=images.device).expand(images.shape[0], -1),
         "pixel_attention_mask": patches.new_ones(patches.shape[:2], dtype=torch.long),
     }
 
@@ -264,7 +265,11 @@ class PatchBackbone(PreTrainedModel):
         self, pixel_values_videos: Tensor, frame_valid: Tensor | None, records: Mapping[str, Any]
     ) -> PatchFeatures:
         batch, frames = pixel_values_videos.shape[:2]
-        if frame_valid is None or frame_valid.all():
+        if frame_valid is None:
+            return self._features(pixel_values_videos, records)
+        if torch.compiler.is_compiling():
+            return self._features_of_calls(pixel_values_videos, frame_valid, records)
+        if frame_valid.all():
             return self._features(pixel_values_videos, records)
         if records:
             raise ValueError(
@@ -287,18 +292,47 @@ class PatchBackbone(PreTrainedModel):
                 cls[chosen] = part.cls
         return PatchFeatures(patches, grid, cls)
 
-    def _features(self, pixel_values_videos: Tensor, records: Mapping[str, Any] = NO_RECORDS) -> PatchFeatures:
-        """As `forward`, of clips of the same length."""
+    def _features_of_calls(
+        self, pixel_values_videos: Tensor, frame_valid: Tensor, records: Mapping[str, Any]
+    ) -> PatchFeatures:
+        """As `_features_of_valid`, but of a model that sees calls by themselves, with no step that depends on data."""
+        if self.reads_videos and self.config.frames_per_call is None:
+            raise ValueError(
+                f"{type(self.model).__name__} sees whole clips, so padded ones go through it one length after "
+                "another, which cannot be traced. Export or compile it without frame_valid, for clips of one length."
+            )
+        per_call = self._frames_per_call(pixel_values_videos.shape[1])
+        return self._features(pixel_values_videos, records, frame_valid.unflatten(1, (-1, per_call)).any(dim=2))
+
+    def _features(
+        self,
+        pixel_values_videos: Tensor,
+        records: Mapping[str, Any] = NO_RECORDS,
+        call_valid: Tensor | None = None,
+    ) -> PatchFeatures:
+        """As `forward`, of clips of the same length, or with calls (B, C) that do not count."""
         batch, frames = pixel_values_videos.shape[:2]
-        pixels = self._prepare(pixel_values_videos)
-        calls = pixels.unflatten(1, (-1, self._frames_per_call(frames))).flatten(0, 1)
-        layout = self._layout(calls[:1])
-        step = max(1, FRAMES_AT_A_TIME // calls.shape[1])
-        outputs = [self._run(calls[first : first + step], records) for first in range(0, len(calls), step)]
+        pixels, per_call = self._prepare(pixel_values_videos), self._frames_per_call(frames)
+        calls = pixels.unflatten(1, (-1, per_call)).flatten(0, 1)
+        if self.training and self.model.is_gradient_checkpointing:
+            calls = checkpoint_input(self.model, calls)
+        if torch.compiler.is_compiling():
+            outputs = [self._run(calls, records)]
+            layout = self._traced_layout(outputs[0].last_hidden_state, tuple(calls.shape[1:]))
+        else:
+            layout = self._layout(calls[:1])
+            step = max(1, FRAMES_AT_A_TIME // per_call)
+            outputs = [self._run(calls[first : first + step], records) for first in range(0, calls.shape[0], step)]
         tokens = torch.cat([tokens_of(output.last_hidden_state) for output in outputs])
         patches = layout.patches_of(tokens).reshape(batch, -1, tokens.shape[-1])
-        grid = layout.grid._replace(t=layout.grid.t * len(calls) // batch)
-        cls = tokens[:, 0].unflatten(0, (batch, -1)).mean(dim=1) if layout.num_prefix else None
+        grid = layout.grid._replace(t=layout.grid.t * (frames // per_call))
+        cls = tokens[:, 0].unflatten(0, (batch, -1)) if layout.num_prefix else None
+        if call_valid is None:
+            cls = None if cls is None else cls.mean(dim=1)
+        else:
+            counted = call_valid.unsqueeze(2).to(tokens.dtype)
+            patches = (patches.unflatten(1, (frames // per_call, -1)) * counted.unsqueeze(3)).flatten(1, 2)
+            cls = None if cls is None else (cls * counted).sum(dim=1) / counted.sum(dim=1)
         recorded = {
             name: tuple(
                 None if parts[0] is None else torch.cat(parts)
@@ -366,7 +400,7 @@ class PatchBackbone(PreTrainedModel):
                     f"{name} cannot read {shape}: {' '.join(str(error).split())} Set backbone_size_px and "
                     "backbone_num_frames to what it was trained with."
                 ) from error
-            if states.dim() not in (3, 4) or len(states) != 1:
+            if states.dim() not in (3, 4) or states.shape[0] != 1:
                 raise ValueError(
                     f"{name} gives states of shape {tuple(states.shape)} for {shape}, expected (1, tokens, width). It "
                     "is no backbone with patch features."
@@ -391,6 +425,24 @@ class PatchBackbone(PreTrainedModel):
             self._layouts[key] = layouts[0] if len(layouts) == 1 else self._found_by_change(layouts, key, call)
             self.train(self.training)
         return self._layouts[key]
+
+    def _traced_layout(self, states: Tensor, shape: tuple[int, ...]) -> PatchLayout:
+        """The layout while the model is exported or compiled: what is known of frames of this size, for any number."""
+        for known, layout in self._layouts.items():
+            if known[1:] == shape[1:]:
+                return layout._replace(grid=layout.grid._replace(t=shape[0] // self.config.tubelet_frames))
+        layouts = []
+        if states.dim() == 4:
+            layouts = [PatchLayout(GridSize(1, *states.shape[2:]), 0)]
+        elif not self.reads_videos:
+            layouts = self._candidates(states.shape[1], shape)
+        if len(layouts) != 1:
+            raise ValueError(
+                f"{type(self.model).__name__} has not been called with frames of {shape[2]}x{shape[3]} px, so it is "
+                "not known yet which of its tokens is which patch. Call the model once with clips of this size, then "
+                "export or compile it."
+            )
+        return layouts[0]
 
     def _candidates(self, num_tokens: int, shape: tuple[int, ...]) -> list[PatchLayout]:
         """Layouts with as many tokens: of the side of a patch that leaves the fewest tokens that are no patches."""

@@ -1,5 +1,7 @@
 """Gradient checkpointing gives the gradients of the plain model, with and without reentrant checkpoints."""
 
+import re
+
 import pytest
 import torch
 
@@ -117,4 +119,14 @@ def test_layers_on_frozen_ones_learn(trained, request):
     model, loss = trajtok(request)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained in name)
+    assert_checkpointing_changes_nothing(model.train(), loss)
+
+
+@pytest.mark.parametrize(("case", "trained"), [(trajadapter, r"backbone\..*layer.*q_proj"), (trajvit2, r"mlp|dense")])
+def test_trained_layers_of_frozen_towers_learn(case, trained, request):
+    """What stands before the first of them is frozen."""
+    torch.manual_seed(0)
+    model, loss = case(request)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(re.search(trained, name) is not None)
     assert_checkpointing_changes_nothing(model.train(), loss)

@@ -1,6 +1,7 @@
 """TrajAdapter: any backbone's patches are found on their grid, grouped, pooled and classified; it stays frozen."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -570,3 +571,50 @@ def test_fine_tuning_code_for_videomae_works_as_it_is(tmp_path):
     assert found["eval_accuracy"] == 1.0 and found["eval_loss"] < 0.5
     assert trainer.state.best_metric == 1.0
     assert trainer.predict(Squares(3)).predictions.shape == (3, 2)
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "probe", "padded"),
+    [("dinov2", "trajectories", True), ("dinov2", "cls", True), ("vjepa2", "attentive", False)],
+)
+def test_the_exported_model_takes_any_number_of_clips_and_frames(kind, probe, padded):
+    model = classifier(kind, probe=probe)
+    step = model.config.tubelet_frames
+    inputs = {"pixel_values_videos": torch.randn(2, 4, 3, 64, 96)}
+    longer = {"pixel_values_videos": torch.randn(3, 6, 3, 64, 96)}
+    frames = step * torch.export.Dim("steps", min=2)
+    if padded:
+        inputs["frame_valid"] = torch.arange(4) < torch.tensor([[4], [2]])
+        longer["frame_valid"] = torch.arange(6) < torch.tensor([[6], [3], [1]])
+    if kind == "vjepa2":
+        with pytest.raises(ValueError, match=r"has not been called with frames of 64x96 px.*once"):
+            torch.export.export(model, (), inputs)
+        model(longer["pixel_values_videos"])
+        with pytest.raises(ValueError, match=r"sees whole clips.*without frame_valid"):
+            torch.export.export(model, (), inputs | {"frame_valid": torch.ones(2, 4, dtype=torch.bool)})
+    axes = {0: torch.export.Dim("clips"), 1: frames}
+    with torch.no_grad():
+        exported = torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, axes)).module()
+        for given in (inputs, longer):
+            torch.testing.assert_close(exported(**given).logits, model(**given).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_it_converts_to_onnx():
+    if not os.environ.get("CI"):
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    import onnxruntime
+
+    model = classifier(trajtok_config=TRAJTOK | {"num_query_layers": 1})
+    axes = {0: torch.export.Dim("clips"), 1: torch.export.Dim("frames", min=2)}
+    inputs = {"pixel_values_videos": torch.randn(2, 4, 3, 64, 96)}
+    program = torch.onnx.export(
+        model, (), kwargs=inputs, dynamic_shapes=dict.fromkeys(inputs, axes), dynamo=True, verbose=False
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    for given in (inputs, {"pixel_values_videos": torch.randn(3, 7, 3, 64, 96)}):
+        found = session.run(None, {name: value.numpy() for name, value in given.items()})
+        torch.testing.assert_close(torch.from_numpy(found[0]), model(**given).logits, atol=1e-4, rtol=1e-4)

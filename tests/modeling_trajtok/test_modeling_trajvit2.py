@@ -691,3 +691,45 @@ def test_the_defaults_are_the_released_sizes():
     assert (config.transformer_config.num_hidden_layers, config.transformer_config.num_attention_heads) == (24, 16)
     assert (config.text_config.model_type, config.text_config.num_hidden_layers) == ("bert", 9)
     assert (config.trajtok_config.hidden_size, config.projection_dim) == (512, 256)
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+class VideoFeatures(torch.nn.Module):
+    """What an index of clips is made with."""
+
+    def __init__(self, model: TrajViT2Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs):
+        return self.model.get_video_features(**inputs).pooler_output
+
+
+def test_onnx_and_the_exported_model_take_any_number_of_clips_and_frames(tiny_config):
+    if not os.environ.get("CI"):
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    import onnxruntime
+
+    torch.manual_seed(0)
+    small = TrajTokConfig(**(tiny_config.to_dict() | {"num_query_layers": 1, "high_res_factor": None}))
+    config = config_of(small, num_labels=3)
+    axes = {0: torch.export.Dim("clips"), 1: torch.export.Dim("frames", min=2)}
+    inputs, longer = (
+        {"pixel_values_videos": torch.randn(len(lengths), frames, 3, 40, 72),
+         "frame_valid": torch.arange(frames) < torch.tensor(lengths).unsqueeze(1)}
+        for frames, lengths in ((4, (4, 2)), (6, (6, 3, 1)))
+    )  # fmt: skip
+    shapes = dict.fromkeys(inputs, axes)
+    classifier = build(config, TrajViT2ForVideoClassification).eval()
+    features = VideoFeatures(build(config)).eval()
+    with torch.no_grad():
+        exported = torch.export.export(classifier, (), inputs, dynamic_shapes=shapes).module()
+        program = torch.onnx.export(features, (), kwargs=inputs, dynamic_shapes=shapes, dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+        for given in (inputs, longer):
+            torch.testing.assert_close(exported(**given).logits, classifier(**given).logits, atol=1e-4, rtol=1e-4)
+            ran = session.run(None, {name: value.numpy() for name, value in given.items()})[0]
+            torch.testing.assert_close(torch.from_numpy(ran), features(**given), atol=1e-4, rtol=1e-4)
