@@ -8,6 +8,8 @@ Official: "middle" is the original's sampling: the middle frame of each of `num_
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,14 +38,18 @@ class FrameTimeline:
         """The timeline of frames that follow each other at a constant rate (frames per second; None: no times)."""
         if fps is None:
             return cls(total_num_frames)
-        if fps <= 0:
-            raise ValueError(f"The rate of a source must be above 0 frames per second, got {fps}.")
+        if not _is_positive(fps):
+            raise ValueError(f"The rate of a source must be above 0 frames per second, got {fps!r}.")
         return cls(total_num_frames, np.arange(total_num_frames) / fps, total_num_frames / fps)
 
     @property
     def fps(self) -> float | None:
         """Average frames per second; None for a still picture, or if nobody knows the times."""
         return self.total_num_frames / self.duration_s if self.duration_s else None
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, numbers.Real) and 0 < value < math.inf
 
 
 def sample_frame_indices(
@@ -85,8 +91,8 @@ def sample_frame_indices(
         return np.arange(total, dtype=np.int64)
     if strategy == "fps":
         return _indices_at_rate(timeline, fps, num_frames)
-    if num_frames is None or num_frames < 1:
-        raise ValueError(f"Sampling {strategy!r} needs num_frames of at least 1, got {num_frames}.")
+    if not isinstance(num_frames, numbers.Integral) or num_frames < 1:
+        raise ValueError(f"Sampling {strategy!r} needs num_frames, a whole number of at least 1, got {num_frames!r}.")
     if num_frames >= total:
         return np.arange(total, dtype=np.int64)
     if strategy == "uniform":
@@ -98,8 +104,8 @@ def sample_frame_indices(
 def _indices_at_rate(timeline: FrameTimeline, fps: float | None, num_frames: int | None) -> np.ndarray:
     if num_frames is not None:
         raise ValueError(f"Got num_frames={num_frames} and fps={fps}; pass one of the two.")
-    if fps is None or fps <= 0:
-        raise ValueError(f"Sampling by 'fps' needs fps above 0, got {fps}.")
+    if not _is_positive(fps):
+        raise ValueError(f"Sampling by 'fps' needs fps above 0, got {fps!r}.")
     if timeline.frame_times_s is None or timeline.duration_s is None:
         raise ValueError(
             f"Sampling at {fps} fps needs the times or the rate of the source, and nobody knows them. "

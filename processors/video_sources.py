@@ -191,8 +191,8 @@ def _temporary_file() -> BinaryIO:
 
 
 def _open_regular(source: str | os.PathLike, name: str) -> BinaryIO:
-    if "\0" in name:
-        raise VideoDecodeError(f"{name!r}: no such file; a path has no null characters.")
+    if not name or "\0" in name:
+        raise VideoDecodeError(f"{name!r}: no such file; a path is not empty and has no null characters.")
     path = Path(os.fsdecode(source)).expanduser()
     if not path.exists():
         raise VideoDecodeError(f"{name}: no such file. Check the path; the working directory is {Path.cwd()}.")

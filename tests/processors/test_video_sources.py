@@ -42,6 +42,7 @@ class Failing(io.RawIOBase):
         (Failing(RuntimeError()), r"camera: reading the file object failed \(RuntimeError\)"),
         (Failing(b""), "camera: the file is empty"),
         ("bad\0name.mp4", "no such file"),
+        ("", "'': no such file"),
     ],
 )
 def test_unusable_sources_are_refused_by_name(source, message):
