@@ -719,6 +719,7 @@ def test_the_forward_is_one_graph(tiny_config, clips, name, training, padded):
             torch.testing.assert_close(*runs, **CLOSE)
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="PyTorch 2.11 guards on every length: a graph each")
 @pytest.mark.parametrize(
     ("name", "training", "padded", "dynamic", "graphs"),
     [("mean", False, True, None, 2), ("sequence", True, False, True, 1)],

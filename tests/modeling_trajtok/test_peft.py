@@ -144,7 +144,8 @@ MODELS = (
     *(f"trajadapter_{k}" for k in BACKBONES),
 )
 KINDS = {
-    "lora": {"modules_to_save": ["classifier", "norm", "projector", "output_proj"]},
+    # PEFT 0.18 takes a name for the end of any other: "norm" would also save every "layernorm" of a backbone.
+    "lora": {"modules_to_save": ["classifier", "pooler.norm", "transformer.norm", "projector", "output_proj"]},
     "dora": {"use_dora": True},
     "pissa": {"init_lora_weights": "pissa"},
 }
