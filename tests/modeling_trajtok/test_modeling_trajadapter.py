@@ -602,6 +602,7 @@ def test_the_exported_model_takes_any_number_of_clips_and_frames(kind, probe, pa
             torch.testing.assert_close(exported(**given).logits, model(**given).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="PyTorch 2.11 writes ONNX that no runtime reads")
 def test_it_converts_to_onnx():
     if not os.environ.get("CI"):
         for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -768,6 +768,7 @@ def test_the_exported_model_gives_the_same_numbers(tiny_config, clips, name, pad
         assert_outputs_close(exported(**fresh), model(**fresh))
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="PyTorch 2.11 writes ONNX that no runtime reads")
 @pytest.mark.parametrize(("name", "padded"), [("sequence", True), ("mean", False)])
 def test_onnx_and_the_exported_model_take_any_number_of_clips_and_frames(tiny_config, name, padded):
     """One export with dynamic shapes, run by PyTorch and, converted, by ONNX Runtime."""

@@ -707,6 +707,7 @@ class VideoFeatures(torch.nn.Module):
         return self.model.get_video_features(**inputs).pooler_output
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="PyTorch 2.11 writes ONNX that no runtime reads")
 def test_onnx_and_the_exported_model_take_any_number_of_clips_and_frames(tiny_config):
     if not os.environ.get("CI"):
         for package in ("onnx", "onnxscript", "onnxruntime"):

@@ -30,7 +30,11 @@ def uneven(tmp_path, bars, encode_clip):
 
 @pytest.fixture
 def open_decoder():
-    return pytest.importorskip("torchcodec.decoders", exc_type=ImportError).VideoDecoder
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError) as error:  # installed, but without the libraries that it needs
+        pytest.skip(f"torchcodec does not load: {str(error).splitlines()[0]}")
+    return VideoDecoder
 
 
 # --- files of data sets ----------------------------------------------------------------------------------------------
