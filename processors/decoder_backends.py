@@ -367,6 +367,8 @@ def _pictures_in_order(container, stream, table: PacketTable, deadline: float) -
         except av.FFmpegError:
             yield number, None
             continue
+        except ValueError as error:  # how PyAV 19 says that there is no decoder
+            raise VideoDecodeError("has a video stream in a format that this PyAV build cannot decode") from error
         for frame in frames:
             known = frame.pts is not None and 0 <= frame.pts <= number
             yield (frame.pts if known else number), frame

@@ -62,6 +62,8 @@ SOUND_FORMATS = (
 )
 READABLE_FORMATS = CONTAINER_FORMATS + RAW_STREAM_FORMATS + PICTURE_FORMATS + SOUND_FORMATS
 
+# Titles in old encodings are no reason to refuse a video; from PyAV 19 on they never are.
+LENIENT_TITLES = {"metadata_errors": "replace"} if av is not None and int(av.__version__.split(".")[0]) < 19 else {}
 READ_BLOCK_BYTES = 1 << 18
 DEFAULT_FPS = 25.0  # of streams that have neither time stamps nor a rate
 LARGEST_THREADED_PX = 4096 * 2304  # every thread of a decoder keeps pictures of its own
@@ -117,7 +119,7 @@ def open_media(file: BinaryIO, deadline: float) -> Iterator:
     try:
         container = av.open(
             _NamelessFile(file, deadline),
-            metadata_errors="replace",  # titles in old encodings are no reason to refuse a video
+            **LENIENT_TITLES,
             buffer_size=READ_BLOCK_BYTES,
             io_open=_refuse_other_files,
             container_options={
