@@ -44,22 +44,8 @@ PICTURE_FORMATS = (
     "dpx_pipe", "exr_pipe", "sgi_pipe", "sunrast_pipe",
 )  # fmt: skip
 SOUND_FORMATS = (
-    "mp3",
-    "wav",
-    "w64",
-    "flac",
-    "aac",
-    "ac3",
-    "eac3",
-    "aiff",
-    "amr",
-    "caf",
-    "au",
-    "tta",
-    "wv",
-    "ape",
-    "dts",
-)
+    "mp3", "wav", "w64", "flac", "aac", "ac3", "eac3", "aiff", "amr", "caf", "au", "tta", "wv", "ape", "dts",
+)  # fmt: skip
 READABLE_FORMATS = CONTAINER_FORMATS + RAW_STREAM_FORMATS + PICTURE_FORMATS + SOUND_FORMATS
 
 # Titles in old encodings are no reason to refuse a video; from PyAV 19 on they never are.

@@ -6,12 +6,12 @@ import unittest
 from pathlib import Path
 
 import torch
-from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig
 
 from modeling_trajtok import TrajAdapterConfig, TrajAdapterForVideoClassification, TrajAdapterModel
 
 sys.path.append(str(Path(__file__).parent))
+from pixel_models import ClassifierInputs, PixelModelTests
 from transformers_mixins import load_mixins
 
 ModelTesterMixin, ConfigTester = load_mixins(
@@ -56,7 +56,7 @@ class TrajAdapterTester:
         return self.get_config(), {"pixel_values_videos": pixels}
 
 
-class Common(ModelTesterMixin):
+class Common(PixelModelTests, ModelTesterMixin):
     """What both share."""
 
     model_tester_class = TrajAdapterTester
@@ -74,32 +74,6 @@ class Common(ModelTesterMixin):
     def test_retain_grad_hidden_states_attentions(self):
         pass
 
-    def test_model_get_set_embeddings(self):
-        """The mixin expects embeddings of tokens; pixels are embedded by a convolution."""
-        for model_class in self.all_model_classes:
-            model = model_class(self.model_tester.get_config())
-            self.assertIsInstance(model.get_input_embeddings(), torch.nn.Module)
-            other = torch.nn.Conv2d(3, 8, 4, 4)
-            model.set_input_embeddings(other)
-            self.assertIs(model.get_input_embeddings(), other)
-
-    def test_model_outputs_equivalence(self):
-        """The mixin subtracts outputs from each other, which boolean masks do not allow."""
-        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-        for model_class in self.all_model_classes:
-            model = model_class(config).eval()
-            for asked in ({}, {"output_hidden_states": True}):
-                with torch.no_grad():
-                    named = model(**inputs, **asked).to_tuple()
-                    plain = model(**inputs, **asked, return_dict=False)
-                self.assertIsInstance(plain, tuple)
-                found, expected = (
-                    [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)] for out in (plain, named)
-                )
-                self.assertEqual(len(found), len(expected))
-                for one, other in zip(found, expected, strict=True):
-                    torch.testing.assert_close(one, other)
-
 
 class WithoutLossTester(TrajAdapterTester):
     """The adapter without a head has no loss, so it is not trained."""
@@ -115,10 +89,5 @@ class TrajAdapterModelTest(Common, unittest.TestCase):
         self.config_tester.run_common_tests()
 
 
-class TrajAdapterForVideoClassificationTest(Common, unittest.TestCase):
+class TrajAdapterForVideoClassificationTest(ClassifierInputs, Common, unittest.TestCase):
     all_model_classes = (TrajAdapterForVideoClassification,)
-
-    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
-        """The mixin knows labels of the library's own classes only."""
-        labels = {"labels": torch.zeros(len(inputs_dict["pixel_values_videos"]), dtype=torch.long)}
-        return {**inputs_dict, **(labels if return_labels else {})}

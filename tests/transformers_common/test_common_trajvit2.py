@@ -6,11 +6,11 @@ import unittest
 from pathlib import Path
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from modeling_trajtok import TrajViT2Config, TrajViT2ForVideoClassification, TrajViT2Model, TrajViT2VideoModel
 
 sys.path.append(str(Path(__file__).parent))
+from pixel_models import ClassifierInputs, PixelModelTests
 from transformers_mixins import load_mixins
 
 ModelTesterMixin, ConfigTester = load_mixins(
@@ -71,7 +71,7 @@ class PairTester(VideoTester):
         return config, inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-class Common(ModelTesterMixin):
+class Common(PixelModelTests, ModelTesterMixin):
     """What all of them share."""
 
     model_tester_class = VideoTester
@@ -82,32 +82,6 @@ class Common(ModelTesterMixin):
         self.config_tester = ConfigTester(
             self, config_class=TrajViT2Config, has_text_modality=False, common_properties=["projection_dim"]
         )
-
-    def test_model_get_set_embeddings(self):
-        """The mixin expects embeddings of tokens; pixels are embedded by a convolution."""
-        for model_class in self.all_model_classes:
-            model = model_class(self.model_tester.get_config())
-            self.assertIsInstance(model.get_input_embeddings(), torch.nn.Module)
-            other = torch.nn.Conv2d(3, 8, 4, 4)
-            model.set_input_embeddings(other)
-            self.assertIs(model.get_input_embeddings(), other)
-
-    def test_model_outputs_equivalence(self):
-        """The mixin subtracts outputs from each other, which boolean masks do not allow."""
-        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-        for model_class in self.all_model_classes:
-            model = model_class(config).eval()
-            for asked in ({}, {"output_hidden_states": True}):
-                with torch.no_grad():
-                    named = model(**inputs, **asked).to_tuple()
-                    plain = model(**inputs, **asked, return_dict=False)
-                self.assertIsInstance(plain, tuple)
-                found, expected = (
-                    [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)] for out in (plain, named)
-                )
-                self.assertEqual(len(found), len(expected))
-                for one, other in zip(found, expected, strict=True):
-                    torch.testing.assert_close(one, other)
 
 
 class WithoutLossTester(VideoTester):
@@ -121,13 +95,8 @@ class TrajViT2VideoModelTest(Common, unittest.TestCase):
     all_model_classes = (TrajViT2VideoModel,)
 
 
-class TrajViT2ForVideoClassificationTest(Common, unittest.TestCase):
+class TrajViT2ForVideoClassificationTest(ClassifierInputs, Common, unittest.TestCase):
     all_model_classes = (TrajViT2ForVideoClassification,)
-
-    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
-        """The mixin knows labels of the library's own classes only."""
-        labels = {"labels": torch.zeros(len(inputs_dict["pixel_values_videos"]), dtype=torch.long)}
-        return {**inputs_dict, **(labels if return_labels else {})}
 
 
 class TrajViT2ModelTest(Common, unittest.TestCase):
